@@ -1,0 +1,12 @@
+//! Arithmetic with one meaning on every machine.
+//!
+//! Owns the numeric kernels of Hearth: quantised dot products, norms, rope, attention, the gated delta
+//! rule, sampling-free reductions, and the thread pool they run on. Every kernel gives the same bits for
+//! every instruction set, thread count, batch and chunking; the scalar form is the definition and the
+//! other forms are tested for equality with it. Never reads a file, a clock or a socket.
+
+mod error;
+mod isa;
+
+pub use error::KernelError;
+pub use isa::Isa;
