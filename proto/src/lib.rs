@@ -1,1 +1,14 @@
-//! Under construction.
+//! Words, wire layouts and bounds shared by every Hearth program.
+//!
+//! Owns the identifiers, the caps on everything that comes from outside, the layout of data-plane frames
+//! and the facts about a model that the planner and the tools reason with. Depends on nothing of ours,
+//! opens no socket and no file. The one idea: bytes become a checked type once, here, and nobody checks again.
+
+pub mod facts;
+pub mod frame;
+mod frame_codec;
+pub mod ids;
+pub mod limits;
+pub mod step;
+
+pub use ids::{Epoch, NodeId, RequestId, SequenceId, StepId};

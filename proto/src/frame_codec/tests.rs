@@ -1,0 +1,187 @@
+//! Round trips, a snapshot of the bytes, and a table of frames that lie.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::ids::{Epoch, StepId};
+
+fn sample_step() -> Step {
+    Step {
+        epoch: Epoch(3),
+        id: StepId(9),
+        class: StepClass::Prefill,
+        segments: vec![
+            Segment {
+                sequence: SequenceId(7),
+                slot: 1,
+                start: 64,
+                rows: 2,
+                logits: Logits::Last,
+                commit: 1,
+                provisional: 1,
+                pages: vec![5, 6],
+                open: None,
+            },
+            Segment {
+                sequence: SequenceId(8),
+                slot: 2,
+                start: 0,
+                rows: 1,
+                logits: Logits::All,
+                commit: 0,
+                provisional: 0,
+                pages: vec![],
+                open: Some(Open {
+                    prompt_len: 1,
+                    sampling: Sampling {
+                        logprobs: Some(5),
+                        bias: vec![(4, -1.5)],
+                        suppress: vec![2],
+                        suppress_until: 9,
+                        ..Sampling::default()
+                    },
+                }),
+            },
+        ],
+        tokens: vec![11, 12, 13],
+    }
+}
+
+fn rows_frame() -> Frame {
+    Frame::Rows(RowsFrame {
+        step: sample_step(),
+        layer: 4,
+        cols: 2,
+        rows: vec![1.0, -2.0, 3.5, f32::MIN_POSITIVE, 0.0, -0.0],
+    })
+}
+
+fn read(bytes: &[u8]) -> Result<Frame, FrameError> {
+    let (head, payload) = bytes
+        .split_at_checked(HEADER_BYTES)
+        .ok_or(FrameError::Tables("inside the header"))?;
+    let header = FrameHeader::parse(head.try_into().unwrap())?;
+    Frame::decode(&header, payload)
+}
+
+fn put(bytes: &mut [u8], at: usize, value: u32) {
+    bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
+}
+
+#[test]
+fn every_kind_survives_the_wire() {
+    let frames = [
+        Frame::Step(sample_step()),
+        rows_frame(),
+        Frame::Samples(SamplesFrame {
+            epoch: Epoch(1),
+            step: StepId(2),
+            samples: vec![Sampled {
+                sequence: SequenceId(7),
+                position: 66,
+                token: 40,
+                logprob: -0.25,
+                top: vec![(40, -0.25), (41, -3.0)],
+            }],
+        }),
+        Frame::Close(CloseFrame {
+            epoch: Epoch(1),
+            sequences: vec![SequenceId(1), SequenceId(u64::MAX)],
+        }),
+        Frame::Fault(FaultFrame {
+            epoch: Epoch(1),
+            step: StepId(2),
+            text: "the model file changed".into(),
+        }),
+    ];
+    for frame in frames {
+        assert_eq!(read(&frame.encode()).unwrap(), frame);
+    }
+}
+
+#[test]
+fn the_bytes_of_a_close_frame_are_fixed() {
+    let frame = Frame::Close(CloseFrame {
+        epoch: Epoch(0x0102),
+        sequences: vec![SequenceId(0x0a0b)],
+    });
+    let mut expected = vec![1, 4, 0, 0, 0, 0, 0, 0];
+    expected.extend([2, 1, 0, 0, 0, 0, 0, 0]);
+    expected.extend([0; 8 + 12]);
+    expected.extend([1, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0]);
+    expected.extend([0x0b, 0x0a, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(frame.encode(), expected);
+}
+
+#[test]
+fn headers_that_lie_are_refused() {
+    let cases: [(&str, usize, u32); 9] = [
+        ("version", 0, 0x0101_0202),
+        ("rows", 28, limits::STEP_ROWS_MAX + 1),
+        ("rows", 28, 4),
+        ("cols", 32, limits::ROW_VALUES_MAX + 1),
+        ("cols", 32, 3),
+        ("segments", 36, 3),
+        ("meta_bytes", 40, u32::MAX),
+        ("body_bytes", 44, u32::MAX),
+        ("layer", 4, u32::MAX),
+    ];
+    for (what, at, value) in cases {
+        let mut bytes = rows_frame().encode();
+        put(&mut bytes, at, value);
+        assert!(read(&bytes).is_err(), "{what} = {value}");
+    }
+    for (at, value) in [(1, 9u8), (1, 0), (2, 0), (2, 7), (3, 2)] {
+        let mut bytes = rows_frame().encode();
+        bytes[at] = value;
+        assert!(read(&bytes).is_err(), "byte {at} = {value}");
+    }
+}
+
+#[test]
+fn a_count_in_the_tables_is_checked_before_it_is_believed() {
+    let mut bytes = Frame::Step(sample_step()).encode();
+    let pages_at = HEADER_BYTES + 8 + 5 * 4 + 2;
+    put(&mut bytes, pages_at, limits::SEGMENT_PAGES_MAX);
+    assert_eq!(
+        read(&bytes).unwrap_err(),
+        FrameError::Tables("before their last entry")
+    );
+    put(&mut bytes, pages_at, u32::MAX);
+    assert!(matches!(
+        read(&bytes).unwrap_err(),
+        FrameError::Cap { field: "pages", .. }
+    ));
+}
+
+#[test]
+fn every_truncation_is_an_error() {
+    let bytes = rows_frame().encode();
+    for cut in 0..bytes.len() {
+        assert!(read(&bytes[..cut]).is_err(), "{cut}");
+    }
+}
+
+#[test]
+fn a_segment_without_rows_is_refused() {
+    let mut step = sample_step();
+    step.segments[1].rows = 0;
+    step.tokens.pop();
+    assert!(read(&Frame::Step(step).encode()).is_err());
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_make_the_reader_panic(noise in proptest::collection::vec((0usize..200, any::<u8>()), 1..8)) {
+        let mut bytes = rows_frame().encode();
+        for (at, value) in noise {
+            if let Some(b) = bytes.get_mut(at) {
+                *b = value;
+            }
+        }
+        if let Ok(frame) = read(&bytes) {
+            // NaN rows compare unequal to themselves, so compare the wire form.
+            prop_assert_eq!(frame.encode().len(), bytes.len());
+        }
+    }
+}
