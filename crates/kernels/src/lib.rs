@@ -7,6 +7,10 @@
 
 mod error;
 mod isa;
+mod pool;
 
 pub use error::KernelError;
 pub use isa::Isa;
+pub use pool::{
+    Chunks, ColumnsMut, Pool, parallel_chunks, parallel_chunks2, parallel_chunks3, parallel_columns,
+};
