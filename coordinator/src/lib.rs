@@ -1,0 +1,8 @@
+//! The household's one endpoint: who is in, what runs where, and the API that answers.
+//!
+//! The parts meet in one place only: [`gateway`] carries requests from the API to the household and tokens back.
+//! The API never names a node, the household never names an HTTP type.
+
+pub mod gateway;
+
+
