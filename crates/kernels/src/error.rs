@@ -26,6 +26,14 @@ pub enum KernelError {
         /// Block length that must divide it.
         block: usize,
     },
+    /// Activation rows from elsewhere break a promise of their format.
+    #[error(
+        "activation row {row} holds quants or sums that no quantiser writes; ask the sender again"
+    )]
+    Activations {
+        /// The first such row.
+        row: usize,
+    },
     /// The named instruction set does not exist or this processor lacks it.
     #[error("instruction set '{0}' is not available on this machine; use auto, scalar{1}")]
     Isa(String, String),

@@ -567,7 +567,10 @@ mod tests {
             let value = (0..work).fold(i, |acc, x| std::hint::black_box(acc ^ (x & 1)));
             sum.fetch_add(value & !1, Ordering::Relaxed);
         });
-        assert_eq!(sum.load(Ordering::Relaxed), (0..64).map(|i| i & !1).sum());
+        assert_eq!(
+            sum.load(Ordering::Relaxed),
+            (0..64).map(|i| i & !1).sum::<usize>()
+        );
     }
 
     #[test]

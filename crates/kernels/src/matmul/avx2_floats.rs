@@ -1,0 +1,207 @@
+//! Dot products of float rows for AVX2: the 32 virtual lanes are four vectors.
+#![allow(
+    unsafe_code,
+    reason = "vector loads take pointers, trait functions cannot carry features safely"
+)]
+#![allow(
+    clippy::needless_range_loop,
+    reason = "constant ranges over several arrays at once, which unroll"
+)]
+
+use std::arch::x86_64::*;
+
+use crate::WeightType;
+use crate::weight::{bf16_to_f32, f16_to_f32};
+
+use super::avx2::{load, load_half, prefetch};
+use super::scalar::{FLOAT_LANES, lane_tree};
+use super::tile::{LANES, Operands, Parts, Tile, part};
+
+/// Bytes of 32 activations.
+const ACT_BYTES: usize = 4 * FLOAT_LANES;
+
+/// The tiles of a type, wide ones first.
+pub(super) fn tiles(ty: WeightType) -> &'static [Tile] {
+    macro_rules! table {
+        ($row:ty, $bytes:literal) => {{
+            // SAFETY: `Product::new` hands these out for AVX2 alone, whose presence its callers have checked.
+            const TILES: &[Tile] = unsafe {
+                &[
+                    Tile::new(1, 3, tile::<$row, $bytes, 1, 3>),
+                    Tile::new(2, 1, tile::<$row, $bytes, 2, 1>),
+                ]
+            };
+            TILES
+        }};
+    }
+    match ty {
+        WeightType::F16 => table!(F16, 64),
+        WeightType::BF16 => table!(BF16, 64),
+        _ => table!(F32, 128),
+    }
+}
+
+/// A way to store weights, `BYTES` for 32 of them.
+pub(super) trait FloatRow<const BYTES: usize> {
+    /// Bytes of one value.
+    const WIDTH: usize;
+
+    /// Values `8 * i .. 8 * i + 8`.
+    ///
+    /// # Safety
+    /// Needs AVX2 and F16C.
+    unsafe fn widen(chunk: &[u8; BYTES], i: usize) -> __m256;
+
+    /// One value from its bytes.
+    fn widen_one(bytes: &[u8]) -> f32;
+}
+
+pub(super) struct F32;
+pub(super) struct F16;
+pub(super) struct BF16;
+
+impl FloatRow<128> for F32 {
+    const WIDTH: usize = 4;
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn widen(chunk: &[u8; 128], i: usize) -> __m256 {
+        _mm256_castsi256_ps(load(chunk, 32 * i))
+    }
+
+    #[inline]
+    fn widen_one(bytes: &[u8]) -> f32 {
+        f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
+    }
+}
+
+impl FloatRow<64> for F16 {
+    const WIDTH: usize = 2;
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn widen(chunk: &[u8; 64], i: usize) -> __m256 {
+        _mm256_cvtph_ps(load_half(chunk, 16 * i))
+    }
+
+    #[inline]
+    fn widen_one(bytes: &[u8]) -> f32 {
+        f16_to_f32(u16::from_le_bytes([bytes[0], bytes[1]]))
+    }
+}
+
+impl FloatRow<64> for BF16 {
+    const WIDTH: usize = 2;
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn widen(chunk: &[u8; 64], i: usize) -> __m256 {
+        let words = _mm256_cvtepu16_epi32(load_half(chunk, 16 * i));
+        _mm256_castsi256_ps(_mm256_slli_epi32::<16>(words))
+    }
+
+    #[inline]
+    fn widen_one(bytes: &[u8]) -> f32 {
+        bf16_to_f32(u16::from_le_bytes([bytes[0], bytes[1]]))
+    }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn tile<K: FloatRow<BYTES>, const BYTES: usize, const W: usize, const A: usize>(
+    operands: &Operands<'_>,
+) -> [f32; LANES] {
+    let mut parts = Parts::new();
+    for segment in 0..operands.segments {
+        let mut w: [&[u8]; W] = [&[]; W];
+        let mut a: [&[u8]; A] = [&[]; A];
+        for i in 0..W {
+            w[i] = part(operands.w[i], segment, operands.segments);
+        }
+        for j in 0..A {
+            a[j] = part(operands.a[j], segment, operands.segments);
+        }
+        parts.set(segment, span::<K, BYTES, W, A>(&w, &a, operands.ahead));
+    }
+    parts.tree(operands.segments)
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn span<K: FloatRow<BYTES>, const BYTES: usize, const W: usize, const A: usize>(
+    w: &[&[u8]; W],
+    a: &[&[u8]; A],
+    ahead: usize,
+) -> [f32; LANES] {
+    let wide = w.map(|row| row.as_chunks::<BYTES>().0);
+    let acts = a.map(|row| row.as_chunks::<ACT_BYTES>().0);
+    let mut acc = [[[_mm256_setzero_ps(); 4]; A]; W];
+    for b in 0..wide[0].len() {
+        for i in 0..W {
+            let chunk = &wide[i][b];
+            if A == 1 {
+                prefetch(chunk, ahead);
+            }
+            for v in 0..4 {
+                // SAFETY: this function has the features that `widen` needs.
+                let weights = unsafe { K::widen(chunk, v) };
+                for j in 0..A {
+                    let x = _mm256_castsi256_ps(load(&acts[j][b], 32 * v));
+                    acc[i][j][v] = _mm256_fmadd_ps(weights, x, acc[i][j][v]);
+                }
+            }
+        }
+    }
+    let mut out = [0f32; LANES];
+    for i in 0..W {
+        let rest = w[i].as_chunks::<BYTES>().1;
+        for j in 0..A {
+            let act_rest = a[j].as_chunks::<ACT_BYTES>().1;
+            out[i * A + j] = if rest.is_empty() {
+                tree(acc[i][j])
+            } else {
+                finish(
+                    acc[i][j],
+                    rest.chunks_exact(K::WIDTH).map(K::widen_one),
+                    act_rest,
+                )
+            };
+        }
+    }
+    out
+}
+
+/// Adds lanes 16, 8, 4, 2 and 1 apart.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn tree(v: [__m256; 4]) -> f32 {
+    let eight = _mm256_add_ps(_mm256_add_ps(v[0], v[2]), _mm256_add_ps(v[1], v[3]));
+    let four = _mm_add_ps(
+        _mm256_castps256_ps128(eight),
+        _mm256_extractf128_ps::<1>(eight),
+    );
+    let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+}
+
+/// The last columns, fewer than 32, one lane each, then the tree.
+#[target_feature(enable = "avx2,fma,f16c")]
+fn finish(v: [__m256; 4], weights: impl Iterator<Item = f32>, acts: &[u8]) -> f32 {
+    let mut lanes = [0f32; FLOAT_LANES];
+    for (v, out) in v.into_iter().zip(lanes.as_chunks_mut::<8>().0) {
+        *out = super::avx2::store(v);
+    }
+    finish_lanes(&mut lanes, weights, acts)
+}
+
+/// The last columns, fewer than 32, one lane each, then the tree.
+#[inline]
+pub(super) fn finish_lanes(
+    lanes: &mut [f32; FLOAT_LANES],
+    weights: impl Iterator<Item = f32>,
+    acts: &[u8],
+) -> f32 {
+    for ((lane, w), a) in lanes.iter_mut().zip(weights).zip(acts.chunks_exact(4)) {
+        *lane = w.mul_add(F32::widen_one(a), *lane);
+    }
+    lane_tree(lanes)
+}

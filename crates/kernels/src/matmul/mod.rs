@@ -1,0 +1,290 @@
+//! Products of stored weight matrices with rows of activations.
+//!
+//! Owns the numeric contract of dot products, the loop over tiles of weight and activation rows, and the
+//! cutting of several products into one parallel region. The arithmetic of a tile lives in one file per
+//! instruction set; `scalar` is the definition and the others give equal bits.
+//!
+//! A dot of quantised rows keeps each block's integer sum exact in `i32` and adds it with one f32 fused
+//! multiply-add, blocks ascending; formats with mins add a second one. A dot of float rows widens weights and
+//! runs 32 lanes, lane `l` taking the columns `l mod 32` ascending, then adds lanes 16, 8, 4, 2 and 1 apart. `segments`
+//! cuts the columns into equal parts, each with its own dot, added by a binary tree. So one output depends on
+//! one weight row, one activation row and `segments` alone: never on tiles, threads or the rest of the batch.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx2_floats;
+mod scalar;
+mod tile;
+
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use crate::{Acts, Isa, Matrix, Pool, WeightType};
+use tile::{A_MAX, LANES, Operands, Tile, W_MAX};
+
+/// The largest number of segments that the columns of a product are cut into.
+pub const SEGMENTS_MAX: usize = 8;
+
+/// Into how many segments an output projection of `cols` columns is cut: 8, or the largest power of two below
+/// that leaves whole blocks in each segment; 1 if none does.
+#[must_use]
+pub fn segments_for(ty: WeightType, cols: usize) -> usize {
+    let mut segments = SEGMENTS_MAX;
+    while segments > 1 && !cols.is_multiple_of(segments * ty.block_len()) {
+        segments /= 2;
+    }
+    segments
+}
+
+/// Which activation rows a product takes, in the order of its output rows.
+#[derive(Debug, Clone)]
+pub enum Rows<'a> {
+    /// Neighbouring rows.
+    Range(Range<usize>),
+    /// Any rows, repeats allowed.
+    List(&'a [u32]),
+}
+
+impl Rows<'_> {
+    /// How many rows these are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match self {
+            Rows::Range(range) => range.len(),
+            Rows::List(list) => list.len(),
+        }
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn get(&self, index: usize) -> usize {
+        match self {
+            Rows::Range(range) => range.start + index,
+            Rows::List(list) => list[index] as usize,
+        }
+    }
+
+    fn all_below(&self, rows: usize) -> bool {
+        match self {
+            Rows::Range(range) => range.end <= rows,
+            Rows::List(list) => list.iter().all(|row| (*row as usize) < rows),
+        }
+    }
+}
+
+/// One product: `out[r * w.rows + j] = dot(w row j, act_rows[r])`.
+#[derive(Debug)]
+pub struct MatmulTask<'a> {
+    /// The weights.
+    pub w: Matrix<'a>,
+    /// Activations in the format of the weights ([`WeightType::act_format`]), `w.cols` wide.
+    pub acts: &'a Acts,
+    /// The rows of `acts` that take part.
+    pub act_rows: Rows<'a>,
+    /// Into how many equal segments the columns are cut: 1, or [`segments_for`] for output projections.
+    pub segments: usize,
+    /// `[act_rows.len(), w.rows]`, row-major.
+    pub out: &'a mut [f32],
+}
+
+impl MatmulTask<'_> {
+    /// Checks the shapes; a mistake in them is a mistake of the caller.
+    fn check(&self) {
+        let MatmulTask {
+            w, acts, segments, ..
+        } = self;
+        assert_eq!(acts.format(), w.ty.act_format(), "activations for {}", w.ty);
+        assert_eq!(acts.cols(), w.cols, "columns of activations and weights");
+        assert!(
+            self.act_rows.all_below(acts.rows()),
+            "{:?} of {} activation rows",
+            self.act_rows,
+            acts.rows()
+        );
+        assert!(
+            segments.is_power_of_two()
+                && *segments <= SEGMENTS_MAX
+                && w.cols.is_multiple_of(segments * w.ty.block_len()),
+            "{segments} segments of {} columns of {}",
+            w.cols,
+            w.ty
+        );
+        assert_eq!(
+            self.out.len(),
+            self.act_rows.len() * w.rows,
+            "output of {} by {}",
+            self.act_rows.len(),
+            w.rows
+        );
+    }
+}
+
+/// Computes one product on the calling thread.
+///
+/// # Panics
+/// If shapes do not fit each other or `isa` cannot run here.
+pub fn matmul(isa: Isa, task: &mut MatmulTask<'_>) {
+    assert!(isa.available(), "{isa} kernels on a processor without it");
+    task.check();
+    let rows = 0..task.w.rows;
+    let out = Output::new(task.out, task.w.rows);
+    Product::new(isa, task.w, task.acts, &task.act_rows, task.segments).run(rows, &out);
+}
+
+/// Computes several independent products as one parallel region.
+///
+/// # Panics
+/// If shapes do not fit each other or `isa` cannot run here.
+pub fn parallel_matmul(pool: &Pool, isa: Isa, tasks: &mut [MatmulTask<'_>]) {
+    assert!(isa.available(), "{isa} kernels on a processor without it");
+    let mut products = Vec::with_capacity(tasks.len());
+    let mut chunks = Vec::new();
+    for (index, task) in tasks.iter_mut().enumerate() {
+        task.check();
+        let step = chunk_rows(&task.w, task.act_rows.len());
+        let starts = (0..task.w.rows).step_by(step);
+        chunks.extend(starts.map(|start| (index, start..(start + step).min(task.w.rows))));
+        let product = Product::new(isa, task.w, task.acts, &task.act_rows, task.segments);
+        products.push((product, Output::new(task.out, task.w.rows)));
+    }
+    pool.run(chunks.len(), &|index| {
+        let (task, rows) = &chunks[index];
+        let (product, out) = &products[*task];
+        product.run(rows.clone(), out);
+    });
+}
+
+/// Weight rows in one unit of parallel work: enough bytes to be worth handing out, few enough that all
+/// threads end together, and less of them the more activation rows each one meets.
+fn chunk_rows(w: &Matrix<'_>, act_rows: usize) -> usize {
+    let bytes = match act_rows {
+        0..=8 => 64 * 1024,
+        9..=64 => 32 * 1024,
+        _ => 16 * 1024,
+    };
+    let rows = bytes / w.row_bytes().max(1);
+    (rows / W_MAX).max(1) * W_MAX
+}
+
+/// The output of one product, written by several threads at once, each its own columns.
+struct Output<'a> {
+    start: *mut f32,
+    len: usize,
+    width: usize,
+    _borrow: PhantomData<&'a mut [f32]>,
+}
+
+#[allow(
+    unsafe_code,
+    reason = "threads write disjoint columns of one row-major output"
+)]
+// SAFETY: `Output` is a mutable borrow of f32s. It is shared only by `parallel_matmul`, whose chunks cover
+// disjoint columns, so no element is written by two threads; nothing is read through it.
+unsafe impl Sync for Output<'_> {}
+
+impl<'a> Output<'a> {
+    fn new(out: &'a mut [f32], width: usize) -> Self {
+        Output {
+            start: out.as_mut_ptr(),
+            len: out.len(),
+            width,
+            _borrow: PhantomData,
+        }
+    }
+
+    /// Writes one value; the caller owns `column` in every row.
+    fn write(&self, row: usize, column: usize, value: f32) {
+        let at = row * self.width + column;
+        assert!(at < self.len, "output {at} of {}", self.len);
+        #[allow(
+            unsafe_code,
+            reason = "threads write disjoint columns of one row-major output"
+        )]
+        // SAFETY: in bounds by the assertion, and no other thread writes this column.
+        unsafe {
+            self.start.add(at).write(value);
+        }
+    }
+}
+
+/// One product, ready to be computed for any range of weight rows.
+struct Product<'a> {
+    tiles: &'static [Tile],
+    w: Matrix<'a>,
+    acts: &'a Acts,
+    act_rows: &'a Rows<'a>,
+    segments: usize,
+}
+
+impl<'a> Product<'a> {
+    /// The instruction set must have been checked.
+    fn new(
+        isa: Isa,
+        w: Matrix<'a>,
+        acts: &'a Acts,
+        act_rows: &'a Rows<'a>,
+        segments: usize,
+    ) -> Self {
+        let tiles = match isa {
+            Isa::Scalar => scalar::tiles(w.ty),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 | Isa::Avx512 => avx2::tiles(w.ty),
+            #[allow(unreachable_patterns, reason = "depends on the target")]
+            _ => scalar::tiles(w.ty),
+        };
+        Product {
+            tiles,
+            w,
+            acts,
+            act_rows,
+            segments,
+        }
+    }
+
+    /// Computes the outputs of `rows` of the weights. Activation tiles are the outer loop: a tile stays in the
+    /// first cache while the weight rows, a chunk that fits the second, pass by.
+    fn run(&self, rows: Range<usize>, out: &Output<'_>) {
+        let mut first = 0;
+        while first < self.act_rows.len() {
+            let left = self.act_rows.len() - first;
+            let tile = tile::fitting(self.tiles, left);
+            let count = left.min(tile.acts);
+            self.run_tile(tile, rows.clone(), first..first + count, out);
+            first += count;
+        }
+    }
+
+    fn run_tile(&self, tile: &Tile, rows: Range<usize>, acts: Range<usize>, out: &Output<'_>) {
+        let row_bytes = self.w.row_bytes();
+        let mut operands = Operands {
+            w: [&[]; W_MAX],
+            a: [&[]; A_MAX],
+            segments: self.segments,
+            ahead: tile.weights * row_bytes,
+        };
+        // A tile with rows to spare computes its last row again.
+        for (i, a) in operands.a[..tile.acts].iter_mut().enumerate() {
+            let index = (acts.start + i).min(acts.end - 1);
+            *a = self.acts.row_bytes(self.act_rows.get(index));
+        }
+        for start in rows.clone().step_by(tile.weights) {
+            for (i, w) in operands.w[..tile.weights].iter_mut().enumerate() {
+                *w = self.w.row((start + i).min(rows.end - 1));
+            }
+            let sums: [f32; LANES] = tile.compute(&operands);
+            for i in 0..tile.weights.min(rows.end - start) {
+                for (j, row) in acts.clone().enumerate() {
+                    out.write(row, start + i, sums[i * tile.acts + j]);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
