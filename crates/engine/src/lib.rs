@@ -1,1 +1,29 @@
-//! Under construction.
+//! Runs a slice of a model: rows in, rows or samples out.
+//!
+//! A [`Slice`] is any range of layers with any subset of their expert groups, with or without embedding and
+//! head. It is sans-IO: [`Slice::begin`] takes a step, [`Run::poll`] computes until it needs something from
+//! elsewhere or is done, [`Run::provide`] brings it. The engine knows no peer, no clock and no disk; the same
+//! input gives the same bits, whoever calls and however the model is split.
+
+mod attention;
+mod delta;
+mod dense;
+mod error;
+mod groups;
+mod head;
+mod load;
+mod moe;
+mod run;
+mod sample;
+mod scratch;
+mod sequences;
+mod slice;
+mod spec;
+mod weights;
+
+pub use error::EngineError;
+pub use groups::{GroupSet, Subtree};
+pub use moe::{ExpertRequest, Partials, RowRoute};
+pub use run::{Input, Poll, Run};
+pub use slice::{Footprint, Slice};
+pub use spec::{CacheSpec, Exec, KvType, SliceSpec};

@@ -1,0 +1,98 @@
+//! The gated feed-forward of dense layers and of the shared expert: `down(silu(gate x) * (up x))`.
+
+use kernels::{MatmulTask, Rows, parallel_chunks, parallel_matmul, segments_for};
+
+use crate::EngineError;
+use crate::scratch::{ActSet, sized};
+use crate::slice::Weights;
+use crate::spec::Exec;
+use crate::weights::{FfnWeights, Weight};
+
+/// Buffers of one feed-forward.
+#[derive(Debug, Default)]
+pub struct FfnScratch {
+    gate: Vec<f32>,
+    up: Vec<f32>,
+    mid: Vec<f32>,
+    acts: ActSet,
+}
+
+/// Values that one thread takes at a time in elementwise work.
+const CHUNK: usize = 4096;
+
+/// `out = silu(gate) * up`, elementwise.
+pub fn swiglu(exec: &Exec, gate: &[f32], up: &[f32], out: &mut Vec<f32>) {
+    parallel_chunks(&exec.pool, sized(out, gate.len()), CHUNK, |index, part| {
+        let range = index * CHUNK..index * CHUNK + part.len();
+        let gate = gate.get(range.clone()).unwrap_or_default();
+        kernels::swiglu(exec.isa, gate, up.get(range).unwrap_or_default(), part);
+    });
+}
+
+/// One product of all rows with each of several weights, as one parallel region.
+///
+/// `x`: `[rows, cols]`; `outs`: the weight, segments wanted or not, and the buffer that becomes `[rows, weight.rows]`.
+pub fn project(
+    weights: &Weights,
+    x: &[f32],
+    acts: &mut ActSet,
+    outs: &mut [(&Weight, Vec<f32>)],
+) -> Result<(), EngineError> {
+    let mut tasks = Vec::with_capacity(outs.len());
+    for (weight, _) in outs.iter() {
+        acts.need(weights.exec.isa, weight.ty.act_format(), x, weight.cols);
+    }
+    for (weight, out) in outs {
+        let Some(acts) = acts.get(weight.ty.act_format()) else { continue };
+        let rows = acts.rows();
+        let out = sized(out, rows * weight.rows);
+        let w = weight.matrix(&weights.checkpoint)?;
+        tasks.push(MatmulTask { w, acts, act_rows: Rows::Range(0..rows), segments: 1, out });
+    }
+    parallel_matmul(&weights.exec.pool, weights.exec.isa, &mut tasks);
+    Ok(())
+}
+
+/// An output projection: segments and a fixed tree, so that it can be cut by inputs later without changing a bit.
+///
+/// `x`: `[rows, weight.cols]`; `out` becomes `[rows, weight.rows]`.
+pub fn project_out(
+    weights: &Weights,
+    weight: &Weight,
+    x: &[f32],
+    acts: &mut ActSet,
+    out: &mut Vec<f32>,
+) -> Result<(), EngineError> {
+    acts.clear();
+    acts.need(weights.exec.isa, weight.ty.act_format(), x, weight.cols);
+    let Some(acts) = acts.get(weight.ty.act_format()) else { return Ok(()) };
+    let rows = acts.rows();
+    let w = weight.matrix(&weights.checkpoint)?;
+    let segments = segments_for(weight.ty, weight.cols);
+    let out = sized(out, rows * weight.rows);
+    let task = MatmulTask { w, acts, act_rows: Rows::Range(0..rows), segments, out };
+    parallel_matmul(&weights.exec.pool, weights.exec.isa, &mut [task]);
+    Ok(())
+}
+
+/// The feed-forward of all rows. `h`: `[rows, hidden]` normed rows, `acts` the same rows quantised (or empty);
+/// `out` becomes `[rows, hidden]`.
+pub fn feed_forward(
+    weights: &Weights,
+    ffn: &FfnWeights,
+    h: &[f32],
+    acts: &mut ActSet,
+    scratch: &mut FfnScratch,
+    out: &mut Vec<f32>,
+) -> Result<(), EngineError> {
+    let mut outs = [
+        (&ffn.gate, std::mem::take(&mut scratch.gate)),
+        (&ffn.up, std::mem::take(&mut scratch.up)),
+    ];
+    project(weights, h, acts, &mut outs)?;
+    let [(_, gate), (_, up)] = outs;
+    scratch.gate = gate;
+    scratch.up = up;
+    swiglu(&weights.exec, &scratch.gate, &scratch.up, &mut scratch.mid);
+    project_out(weights, &ffn.down, &scratch.mid, &mut scratch.acts, out)
+}

@@ -1,0 +1,72 @@
+//! Buffers that are reused from step to step, so that the path of a token allocates nothing after the first.
+
+use kernels::{ActFormat, Acts, Isa};
+
+use crate::weights::MoeWeights;
+
+/// One set of activation rows, quantised at most once to each format that some weight asks for.
+#[derive(Debug, Default)]
+pub struct ActSet {
+    made: Vec<Acts>,
+    fresh: Vec<ActFormat>,
+}
+
+impl ActSet {
+    /// Forgets the rows, keeps the buffers.
+    pub fn clear(&mut self) {
+        self.fresh.clear();
+    }
+
+    /// Starts from rows that came from elsewhere in the format in which rows travel to the experts of `moe`.
+    /// Where the experts' matrices differ in format the rows travel as `F32` and are quantised here.
+    pub fn adopt(acts: Acts, isa: Isa, moe: &MoeWeights) -> Self {
+        let format = acts.format();
+        let cols = acts.cols();
+        let rows: Vec<f32> = if format == ActFormat::F32 {
+            let (values, _) = acts.as_bytes().as_chunks::<4>();
+            values.iter().map(|v| f32::from_le_bytes(*v)).collect()
+        } else {
+            Vec::new()
+        };
+        let mut set = Self { made: vec![acts], fresh: vec![format] };
+        if format == ActFormat::F32 {
+            for weight in moe.experts.iter().flatten().flat_map(|e| [&e.gate, &e.up]) {
+                set.need(isa, weight.ty.act_format(), &rows, cols);
+            }
+        }
+        set
+    }
+
+    /// Makes sure that the rows `x` (`[rows, cols]`) exist in `format`.
+    pub fn need(&mut self, isa: Isa, format: ActFormat, x: &[f32], cols: usize) {
+        if self.fresh.contains(&format) {
+            return;
+        }
+        let at = match self.made.iter().position(|a| a.format() == format) {
+            Some(at) => at,
+            None => {
+                self.made.push(Acts::new());
+                self.made.len() - 1
+            }
+        };
+        if let Some(acts) = self.made.get_mut(at) {
+            acts.quantize(isa, format, x, cols);
+            self.fresh.push(format);
+        }
+    }
+
+    /// The rows in `format`, if [`ActSet::need`] made them.
+    pub fn get(&self, format: ActFormat) -> Option<&Acts> {
+        self.fresh
+            .contains(&format)
+            .then(|| self.made.iter().find(|a| a.format() == format))
+            .flatten()
+    }
+}
+
+/// Grows or shrinks a buffer to `len` zeros without giving memory back.
+pub fn sized(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
+    buffer.clear();
+    buffer.resize(len, 0.0);
+    buffer
+}

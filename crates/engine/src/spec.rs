@@ -1,0 +1,48 @@
+//! What a slice is made of, and what it runs on.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::groups::GroupSet;
+
+/// The processor side of a slice: threads and instruction set. Neither changes a bit of any result.
+#[derive(Clone)]
+pub struct Exec {
+    /// The threads.
+    pub pool: Arc<kernels::Pool>,
+    /// The instruction set.
+    pub isa: kernels::Isa,
+}
+
+/// Which parts of a model a slice holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SliceSpec {
+    /// The embedding: the slice takes token ids.
+    pub embedding: bool,
+    /// The layers whose trunks it holds.
+    pub layers: Range<u32>,
+    /// The expert groups that it holds of each of these layers, in order; empty means all of every layer.
+    pub groups: Vec<GroupSet>,
+    /// Final norm and head: the slice gives samples.
+    pub head: bool,
+}
+
+/// The type of the attention cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KvType {
+    /// 4 bytes a value, exact.
+    F32,
+    /// 2 bytes a value, rounded to nearest even.
+    F16,
+}
+
+/// How much state a slice keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CacheSpec {
+    /// Type of keys and values.
+    pub kv: KvType,
+    /// Pages of 64 positions per attention layer.
+    pub pages: u32,
+    /// Sequences with recurrent state.
+    pub slots: u32,
+}
