@@ -263,14 +263,24 @@ fn quantize_block(isa: Isa, x: &[f32], quants: &mut [u8]) -> f32 {
     }
 }
 
+/// The bits above which a magnitude is NaN.
+const INFINITY_BITS: u32 = f32::INFINITY.to_bits();
+
 fn quantize_block_scalar(x: &[f32], quants: &mut [u8]) -> f32 {
-    let mut amax = 0f32;
+    // Magnitudes are ordered as their bits are. Compilers turn float comparisons into instructions that differ in
+    // what they make of NaN.
+    let mut amax = 0;
     let mut any_nan = false;
     for v in x {
-        let a = v.abs();
-        amax = if a > amax { a } else { amax };
-        any_nan |= v.is_nan();
+        let magnitude = v.abs().to_bits();
+        any_nan |= magnitude > INFINITY_BITS;
+        amax = amax.max(if magnitude > INFINITY_BITS {
+            0
+        } else {
+            magnitude
+        });
     }
+    let amax = f32::from_bits(amax);
     let inverse = 127.0 / amax;
     for (v, q) in x.iter().zip(quants) {
         *q = level(v * inverse);

@@ -1,31 +1,22 @@
 //! The block quantiser for NEON, equal in every byte to the scalar one.
 #![allow(unsafe_code, reason = "vector loads and stores take pointers")]
 
-use std::arch::aarch64::{
-    float32x4_t, int16x4_t, vabsq_f32, vandq_u32, vbslq_f32, vceqq_f32, vcgtq_f32, vcombine_s8,
-    vcombine_s16, vcvtnq_s32_f32, vdupq_n_f32, vdupq_n_u32, vld1q_f32, vmaxq_f32, vminq_f32,
-    vminvq_u32, vmovn_s16, vmovn_s32, vmulq_f32, vst1q_f32, vst1q_s8,
-};
+use std::arch::aarch64::*;
 
 /// Quantises `x` (a multiple of 32 values) and returns its `d`.
 #[target_feature(enable = "neon")]
 pub(super) fn quantize_block(x: &[f32], quants: &mut [u8]) -> f32 {
     let (groups, _) = x.as_chunks::<4>();
-    let mut amax = vdupq_n_f32(0.0);
+    let infinity = vdupq_n_u32(super::INFINITY_BITS);
+    let mut amax = vdupq_n_u32(0);
     let mut ordered = vdupq_n_u32(u32::MAX);
     for group in groups {
-        let v = load(group);
-        let a = vabsq_f32(v);
-        // A NaN is not greater: it is left out, as in the scalar form.
-        amax = vbslq_f32(vcgtq_f32(a, amax), a, amax);
-        ordered = vandq_u32(ordered, vceqq_f32(v, v));
+        let magnitude = vreinterpretq_u32_f32(vabsq_f32(load(group)));
+        let number = vcleq_u32(magnitude, infinity);
+        amax = vmaxq_u32(amax, vandq_u32(magnitude, number));
+        ordered = vandq_u32(ordered, number);
     }
-    let mut lanes = [0f32; 4];
-    // SAFETY: four floats are stored into an array of four.
-    unsafe { vst1q_f32(lanes.as_mut_ptr(), amax) };
-    let amax = lanes
-        .into_iter()
-        .fold(0f32, |m, v| if v > m { v } else { m });
+    let amax = f32::from_bits(vmaxvq_u32(amax));
     let inverse = vdupq_n_f32(127.0 / amax);
 
     let (chunks, _) = x.as_chunks::<16>();

@@ -19,7 +19,7 @@ use crate::acts::{Q8_0_BYTES, Q8K_BYTES, Q8K_SUMS};
 use crate::dequant::scales_and_mins;
 
 use super::avx2_floats;
-use super::tile::{A_MAX, LANES, Operands, Parts, Tile, W_MAX, part};
+use super::tile::{A_MAX, LANES, Operands, Parts, Tile, W_MAX, blocks};
 
 /// The tiles of a type, wide ones first.
 pub(super) fn tiles(ty: WeightType) -> &'static [Tile] {
@@ -45,6 +45,9 @@ pub(super) fn tiles(ty: WeightType) -> &'static [Tile] {
         WeightType::Q6K => table!(super_tile, Q6K, 210),
     }
 }
+
+/// Small blocks are prefetched once in about so many bytes.
+pub(super) const PREFETCH_BYTES: usize = 72;
 
 /// A block of 256 made ready for activations.
 struct Unpacked {
@@ -192,7 +195,7 @@ fn pick_two(i: usize) -> __m256i {
 
 /// The packed scales of Q4_K and Q5_K, which both keep them after two f16.
 #[inline]
-fn packed<const N: usize>(block: &[u8; N]) -> &[u8; 12] {
+pub(super) fn packed<const N: usize>(block: &[u8; N]) -> &[u8; 12] {
     let (_, rest) = block.split_at(4);
     let (scales, _) = rest.as_chunks::<12>();
     &scales[0]
@@ -288,34 +291,61 @@ fn dot(w: &Unpacked, act: &[u8; Q8K_BYTES], start: __m256i) -> __m256i {
     sum
 }
 
-pub(super) trait SmallBlock<const BYTES: usize> {
-    /// The 32 signed quants.
+/// A block of 32 made ready for activations.
+trait SmallBlock<const BYTES: usize> {
+    /// # Safety
+    /// Needs AVX2.
+    unsafe fn unpack(block: &[u8; BYTES]) -> [__m256i; 2];
+
+    /// Sums of two products each; `eights` are pair sums of eight times the activations.
     ///
     /// # Safety
     /// Needs AVX2.
-    unsafe fn quants(block: &[u8; BYTES]) -> __m256i;
+    unsafe fn pairs(w: [__m256i; 2], act: __m256i, eights: __m256i) -> __m256i;
 }
 
-pub(super) struct Q8_0;
-pub(super) struct Q4_0;
+struct Q8_0;
+struct Q4_0;
 
 impl SmallBlock<34> for Q8_0 {
+    /// Magnitudes, and the quants for their signs.
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn quants(block: &[u8; 34]) -> __m256i {
-        load(block, 2)
+    unsafe fn unpack(block: &[u8; 34]) -> [__m256i; 2] {
+        let q = load(block, 2);
+        [_mm256_abs_epi8(q), q]
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn pairs(w: [__m256i; 2], act: __m256i, _eights: __m256i) -> __m256i {
+        _mm256_maddubs_epi16(w[0], _mm256_sign_epi8(act, w[1]))
     }
 }
 
 impl SmallBlock<18> for Q4_0 {
+    /// Quants before 8 is taken off.
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn quants(block: &[u8; 18]) -> __m256i {
-        let low = load_half(block, 2);
-        let both = _mm256_set_m128i(_mm_srli_epi16::<4>(low), low);
-        let q = _mm256_and_si256(both, _mm256_set1_epi8(15));
-        _mm256_sub_epi8(q, _mm256_set1_epi8(8))
+    unsafe fn unpack(block: &[u8; 18]) -> [__m256i; 2] {
+        let q = nibbles(block);
+        [q, q]
     }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn pairs(w: [__m256i; 2], act: __m256i, eights: __m256i) -> __m256i {
+        _mm256_sub_epi16(_mm256_maddubs_epi16(w[0], act), eights)
+    }
+}
+
+/// The quants of a Q4_0 block before 8 is taken off.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn nibbles(block: &[u8; 18]) -> __m256i {
+    let low = load_half(block, 2);
+    let both = _mm256_set_m128i(_mm_srli_epi16::<4>(low), low);
+    _mm256_and_si256(both, _mm256_set1_epi8(15))
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -345,48 +375,31 @@ fn small_span<K: SmallBlock<BYTES>, const BYTES: usize, const W: usize, const A:
     for b in 0..w[0].len() {
         let mut sums = [_mm256_setzero_si256(); LANES];
         let mut deltas = [0u16; W];
+        let mut unpacked = [[_mm256_setzero_si256(); 2]; W];
         for i in 0..W {
             let block = &w[i][b];
-            if A == 1 {
+            if A == 1 && b.is_multiple_of(PREFETCH_BYTES / BYTES) {
                 prefetch(block, ahead);
             }
-            // SAFETY: this function has the features that `quants` needs.
-            let q = unsafe { K::quants(block) };
-            let magnitude = _mm256_abs_epi8(q);
+            // SAFETY: this function has the features that `unpack` needs.
+            unpacked[i] = unsafe { K::unpack(block) };
             deltas[i] = u16_at(block, 0);
-            for j in 0..A {
-                let signed = _mm256_sign_epi8(load(&a[j][b], 4), q);
-                let pairs = _mm256_maddubs_epi16(magnitude, signed);
-                sums[i * A + j] = _mm256_madd_epi16(pairs, ones);
-            }
         }
         let mut scales = [0f32; A];
         for j in 0..A {
             scales[j] = f32_at(&a[j][b], 0);
+            let act = load(&a[j][b], 4);
+            let eights = _mm256_maddubs_epi16(_mm256_set1_epi8(8), act);
+            for i in 0..W {
+                // SAFETY: this function has the features that `pairs` needs.
+                let pairs = unsafe { K::pairs(unpacked[i], act, eights) };
+                sums[i * A + j] = _mm256_madd_epi16(pairs, ones);
+            }
         }
         let d = lane_scales::<W, A>(deltas, scales);
         acc = _mm256_fmadd_ps(d, sums_to_lanes::<W, A>(&sums), acc);
     }
     store(acc)
-}
-
-/// The blocks of one segment of every row, all with as many as the first weight row.
-#[inline]
-#[allow(
-    clippy::type_complexity,
-    reason = "weight blocks and activation blocks, no more"
-)]
-pub(super) fn blocks<'a, const BYTES: usize, const ACT_BYTES: usize>(
-    operands: &Operands<'a>,
-    segment: usize,
-) -> ([&'a [[u8; BYTES]]; W_MAX], [&'a [[u8; ACT_BYTES]]; A_MAX]) {
-    let w = operands
-        .w
-        .map(|row| part(row, segment, operands.segments).as_chunks().0);
-    let a = operands
-        .a
-        .map(|row| part(row, segment, operands.segments).as_chunks().0);
-    (w, a)
 }
 
 /// `f16 * f32` for each output lane of a tile.

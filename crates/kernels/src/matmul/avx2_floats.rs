@@ -14,8 +14,8 @@ use crate::WeightType;
 use crate::weight::{bf16_to_f32, f16_to_f32};
 
 use super::avx2::{load, load_half, prefetch};
-use super::scalar::{FLOAT_LANES, lane_tree};
-use super::tile::{LANES, Operands, Parts, Tile, part};
+use super::scalar::FLOAT_LANES;
+use super::tile::{LANES, Operands, Parts, Tile, finish_lanes, part};
 
 /// Bytes of 32 activations.
 const ACT_BYTES: usize = 4 * FLOAT_LANES;
@@ -42,7 +42,7 @@ pub(super) fn tiles(ty: WeightType) -> &'static [Tile] {
 }
 
 /// A way to store weights, `BYTES` for 32 of them.
-pub(super) trait FloatRow<const BYTES: usize> {
+trait FloatRow<const BYTES: usize> {
     /// Bytes of one value.
     const WIDTH: usize;
 
@@ -56,9 +56,9 @@ pub(super) trait FloatRow<const BYTES: usize> {
     fn widen_one(bytes: &[u8]) -> f32;
 }
 
-pub(super) struct F32;
-pub(super) struct F16;
-pub(super) struct BF16;
+struct F32;
+struct F16;
+struct BF16;
 
 impl FloatRow<128> for F32 {
     const WIDTH: usize = 4;
@@ -174,7 +174,16 @@ fn span<K: FloatRow<BYTES>, const BYTES: usize, const W: usize, const A: usize>(
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn tree(v: [__m256; 4]) -> f32 {
-    let eight = _mm256_add_ps(_mm256_add_ps(v[0], v[2]), _mm256_add_ps(v[1], v[3]));
+    tree_of_eight(_mm256_add_ps(
+        _mm256_add_ps(v[0], v[2]),
+        _mm256_add_ps(v[1], v[3]),
+    ))
+}
+
+/// Adds lanes 4, 2 and 1 apart.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn tree_of_eight(eight: __m256) -> f32 {
     let four = _mm_add_ps(
         _mm256_castps256_ps128(eight),
         _mm256_extractf128_ps::<1>(eight),
@@ -191,17 +200,4 @@ fn finish(v: [__m256; 4], weights: impl Iterator<Item = f32>, acts: &[u8]) -> f3
         *out = super::avx2::store(v);
     }
     finish_lanes(&mut lanes, weights, acts)
-}
-
-/// The last columns, fewer than 32, one lane each, then the tree.
-#[inline]
-pub(super) fn finish_lanes(
-    lanes: &mut [f32; FLOAT_LANES],
-    weights: impl Iterator<Item = f32>,
-    acts: &[u8],
-) -> f32 {
-    for ((lane, w), a) in lanes.iter_mut().zip(weights).zip(acts.chunks_exact(4)) {
-        *lane = w.mul_add(F32::widen_one(a), *lane);
-    }
-    lane_tree(lanes)
 }

@@ -14,6 +14,14 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx2_floats;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avx512_floats;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+#[cfg(target_arch = "aarch64")]
+mod neon_floats;
 mod scalar;
 mod tile;
 
@@ -233,7 +241,11 @@ impl<'a> Product<'a> {
         let tiles = match isa {
             Isa::Scalar => scalar::tiles(w.ty),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 | Isa::Avx512 => avx2::tiles(w.ty),
+            Isa::Avx2 => avx2::tiles(w.ty),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => avx512::tiles(w.ty),
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => neon::tiles(w.ty),
             #[allow(unreachable_patterns, reason = "depends on the target")]
             _ => scalar::tiles(w.ty),
         };

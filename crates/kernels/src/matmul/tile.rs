@@ -4,6 +4,7 @@
 //! is the same for every instruction set.
 
 use super::SEGMENTS_MAX;
+use super::scalar::{FLOAT_LANES, lane_tree};
 
 /// The most weight rows in a tile.
 pub(super) const W_MAX: usize = 4;
@@ -21,6 +22,10 @@ pub(super) struct Operands<'a> {
     /// Equal parts of the columns.
     pub(super) segments: usize,
     /// Bytes from a weight row to the one that the next tile reads in its place, for prefetching.
+    #[cfg_attr(
+        not(target_arch = "x86_64"),
+        allow(dead_code, reason = "no stable prefetch on this target")
+    )]
     pub(super) ahead: usize,
 }
 
@@ -102,4 +107,37 @@ impl Parts {
 pub(super) fn part(row: &[u8], index: usize, count: usize) -> &[u8] {
     let len = row.len() / count;
     &row[index * len..(index + 1) * len]
+}
+
+/// The blocks of one segment of every row, all with as many as the first weight row.
+#[inline]
+#[allow(
+    clippy::type_complexity,
+    reason = "weight blocks and activation blocks, no more"
+)]
+pub(super) fn blocks<'a, const BYTES: usize, const ACT_BYTES: usize>(
+    operands: &Operands<'a>,
+    segment: usize,
+) -> ([&'a [[u8; BYTES]]; W_MAX], [&'a [[u8; ACT_BYTES]]; A_MAX]) {
+    let w = operands
+        .w
+        .map(|row| part(row, segment, operands.segments).as_chunks().0);
+    let a = operands
+        .a
+        .map(|row| part(row, segment, operands.segments).as_chunks().0);
+    (w, a)
+}
+
+/// The last columns, fewer than 32, one lane each, then the tree.
+#[inline]
+pub(super) fn finish_lanes(
+    lanes: &mut [f32; FLOAT_LANES],
+    weights: impl Iterator<Item = f32>,
+    acts: &[u8],
+) -> f32 {
+    for ((lane, w), a) in lanes.iter_mut().zip(weights).zip(acts.chunks_exact(4)) {
+        let a = f32::from_le_bytes([a[0], a[1], a[2], a[3]]);
+        *lane = w.mul_add(a, *lane);
+    }
+    lane_tree(lanes)
 }
