@@ -1,0 +1,197 @@
+//! A plan as it is printed, stored and read back.
+//!
+//! Owns the JSON form that `plan --json` prints and `--plan FILE` accepts. A file is bounded and its fields are checked
+//! here; whether it suits the model and the nodes at hand is [`crate::check`]'s question.
+
+use proto::{NodeId, limits};
+use serde::{Deserialize, Serialize};
+
+use crate::memory::{CacheBudget, LayerSpan, SliceBytes};
+use crate::{KvType, PlanError};
+
+/// Bytes of a plan file.
+pub const PLAN_BYTES_MAX: usize = 1 << 20;
+const TEXTS_MAX: usize = 256;
+const TEXT_CHARS_MAX: usize = 2048;
+
+/// Who runs what, how fast that should be, and why.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Plan {
+    /// The model's id.
+    pub model: String,
+    /// Type of the attention cache.
+    pub kv: KvType,
+    /// Positions per sequence.
+    pub context: u32,
+    /// Pages of the attention cache, 64 positions each.
+    pub pages: u32,
+    /// Sequences at a time.
+    pub slots: u32,
+    /// Rows of one step.
+    pub chunk_rows: u32,
+    /// The stages in the order of the layers.
+    pub stages: Vec<StagePlan>,
+    /// What the speed model says.
+    #[serde(default)]
+    pub prediction: Prediction,
+    /// Why it is so, one sentence or two each.
+    #[serde(default)]
+    pub reasons: Vec<String>,
+    /// Nodes without a part.
+    #[serde(default)]
+    pub left_out: Vec<LeftOut>,
+}
+
+/// One node's contiguous layer range.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StagePlan {
+    /// The node.
+    pub node: NodeId,
+    /// The node's name.
+    #[serde(default)]
+    pub name: String,
+    /// The first layer.
+    pub first_layer: u32,
+    /// One past the last layer.
+    pub end_layer: u32,
+    /// Whether the embedding is here: on the first stage.
+    pub embedding: bool,
+    /// Whether head and final norm are here: on the last stage.
+    pub head: bool,
+    /// Bytes of weights.
+    #[serde(default)]
+    pub weight_bytes: u64,
+    /// Bytes of attention cache and recurrent state.
+    #[serde(default)]
+    pub cache_bytes: u64,
+    /// Bytes of scratch.
+    #[serde(default)]
+    pub scratch_bytes: u64,
+    /// What the node offered when the plan was made.
+    #[serde(default)]
+    pub allowance_bytes: u64,
+}
+
+/// Predicted speed of one conversation.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Prediction {
+    /// Seconds per generated token.
+    pub decode_s_per_token: f64,
+    /// Generated tokens per second.
+    pub decode_tokens_per_s: f64,
+    /// Part of the seconds per token that is spent between nodes.
+    pub hops_s_per_token: f64,
+    /// Seconds per 1,000 tokens of prompt.
+    pub prefill_s_per_1k_tokens: f64,
+    /// Decode seconds of each stage.
+    pub stage_s_per_token: Vec<f64>,
+}
+
+/// A node without a part in the plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LeftOut {
+    /// The node.
+    pub node: NodeId,
+    /// Its name.
+    pub name: String,
+    /// Why.
+    pub reason: String,
+}
+
+impl StagePlan {
+    /// The layer range with its ends.
+    #[must_use]
+    pub fn span(&self) -> LayerSpan {
+        LayerSpan {
+            first_layer: self.first_layer,
+            end_layer: self.end_layer,
+            embedding: self.embedding,
+            head: self.head,
+        }
+    }
+
+    /// The bytes as planned.
+    #[must_use]
+    pub fn bytes(&self) -> SliceBytes {
+        SliceBytes {
+            weight_bytes: self.weight_bytes,
+            cache_bytes: self.cache_bytes,
+            scratch_bytes: self.scratch_bytes,
+        }
+    }
+}
+
+impl Plan {
+    /// Cache and scratch that every stage keeps.
+    #[must_use]
+    pub fn budget(&self) -> CacheBudget {
+        CacheBudget {
+            kv: self.kv,
+            pages: self.pages,
+            slots: self.slots,
+            chunk_rows: self.chunk_rows,
+        }
+    }
+
+    /// Reads a plan that somebody wrote: bounded, unknown fields refused, texts and numbers in range.
+    ///
+    /// # Errors
+    /// [`PlanError::File`] with what the reader met.
+    pub fn from_json(text: &str) -> Result<Self, PlanError> {
+        if text.len() > PLAN_BYTES_MAX {
+            return Err(PlanError::File {
+                what: format!(
+                    "{} bytes, more than the {PLAN_BYTES_MAX} that a plan may have",
+                    text.len()
+                ),
+            });
+        }
+        let plan: Self = serde_json::from_str(text).map_err(|error| PlanError::File {
+            what: error.to_string(),
+        })?;
+        plan.bounded()?;
+        Ok(plan)
+    }
+
+    fn bounded(&self) -> Result<(), PlanError> {
+        let fail = |what: &str| PlanError::File {
+            what: what.to_owned(),
+        };
+        if self.stages.is_empty() || self.stages.len() > limits::NODES_MAX {
+            return Err(fail("the number of stages is not 1 to 64"));
+        }
+        if self.left_out.len() > limits::NODES_MAX || self.reasons.len() > TEXTS_MAX {
+            return Err(fail("too many reasons or nodes left out"));
+        }
+        let names = self.stages.iter().map(|stage| &stage.name);
+        let names = names.chain(self.left_out.iter().map(|left| &left.name));
+        if names
+            .into_iter()
+            .any(|name| name.chars().count() > limits::NODE_NAME_MAX)
+        {
+            return Err(fail("a node's name is longer than 64 characters"));
+        }
+        let texts = self.reasons.iter().chain([&self.model]);
+        let mut texts = texts.chain(self.left_out.iter().map(|left| &left.reason));
+        if texts.any(|text| text.chars().count() > TEXT_CHARS_MAX) {
+            return Err(fail("a text is longer than 2048 characters"));
+        }
+        let prediction = &self.prediction;
+        let mut numbers = prediction.stage_s_per_token.iter().copied().chain([
+            prediction.decode_s_per_token,
+            prediction.decode_tokens_per_s,
+            prediction.hops_s_per_token,
+            prediction.prefill_s_per_1k_tokens,
+        ]);
+        if prediction.stage_s_per_token.len() > limits::NODES_MAX
+            || numbers.any(|number| !(number.is_finite() && number >= 0.0))
+        {
+            return Err(fail("a predicted number is out of range"));
+        }
+        Ok(())
+    }
+}
