@@ -34,6 +34,12 @@ pub enum KernelError {
         /// The first such row.
         row: usize,
     },
+    /// Memory of this shape is larger than the machine can address.
+    #[error("{what} would be larger than this machine can address; ask for fewer pages")]
+    TooLarge {
+        /// What was to be made.
+        what: &'static str,
+    },
     /// The named instruction set does not exist or this processor lacks it.
     #[error("instruction set '{0}' is not available on this machine; use auto, scalar{1}")]
     Isa(String, String),

@@ -296,7 +296,7 @@ impl std::fmt::Debug for Pool {
 }
 
 /// One output that several tasks write in disjoint parts.
-struct Split<'a, T> {
+pub(crate) struct Split<'a, T> {
     base: *mut T,
     len: usize,
     owner: PhantomData<&'a mut [T]>,
@@ -307,7 +307,7 @@ struct Split<'a, T> {
 unsafe impl<T: Send> Sync for Split<'_, T> {}
 
 impl<'a, T> Split<'a, T> {
-    fn new(all: &'a mut [T]) -> Self {
+    pub(crate) fn new(all: &'a mut [T]) -> Self {
         Split {
             base: all.as_mut_ptr(),
             len: all.len(),
@@ -319,7 +319,7 @@ impl<'a, T> Split<'a, T> {
     ///
     /// # Safety
     /// No two live parts may come from the same index, nor from different chunk lengths.
-    unsafe fn part(&self, index: usize, chunk: usize) -> &'a mut [T] {
+    pub(crate) unsafe fn part(&self, index: usize, chunk: usize) -> &'a mut [T] {
         let start = (index * chunk).min(self.len);
         let end = (start + chunk).min(self.len);
         // SAFETY: start <= end <= len, inside the slice borrowed for 'a; the caller keeps parts disjoint.
@@ -505,7 +505,7 @@ impl<'a, T> ColumnsMut<'a, T> {
 }
 
 /// The matrix that [`parallel_columns`] shares among its tasks.
-struct SharedColumns<'a, T>(ColumnsMut<'a, T>);
+pub(crate) struct SharedColumns<'a, T>(pub(crate) ColumnsMut<'a, T>);
 
 // SAFETY: it only hands out disjoint blocks (see `ColumnsMut::block`), each to one thread.
 unsafe impl<T: Send> Sync for SharedColumns<'_, T> {}
@@ -513,7 +513,7 @@ unsafe impl<T: Send> Sync for SharedColumns<'_, T> {}
 impl<'a, T> SharedColumns<'a, T> {
     /// # Safety
     /// As [`ColumnsMut::block`].
-    unsafe fn block(&self, index: usize, width: usize) -> ColumnsMut<'a, T> {
+    pub(crate) unsafe fn block(&self, index: usize, width: usize) -> ColumnsMut<'a, T> {
         // SAFETY: passed on to the caller.
         unsafe { self.0.block(index, width) }
     }
@@ -532,9 +532,10 @@ pub fn parallel_columns<T: Send>(
 ) {
     assert!(width > 0, "blocks of no columns");
     let all = SharedColumns(ColumnsMut::whole(out, stride));
-    // SAFETY: the pool runs each index once, and all blocks have the same width.
     pool.run(stride.div_ceil(width), &|i| {
-        f(i, unsafe { all.block(i, width) })
+        // SAFETY: the pool runs each index once, and all blocks have the same width.
+        let block = unsafe { all.block(i, width) };
+        f(i, block);
     });
 }
 

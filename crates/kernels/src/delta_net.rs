@@ -1,0 +1,373 @@
+//! The gated delta net: what lies between the input and the output projections of such a layer.
+//!
+//! Owns the order of its parts (convolution, norms, gates, delta rule, gated norm) and the state that a
+//! sequence carries through the layer. Never multiplies by a weight matrix. The idea: one call serves the rows
+//! of many sequences, each with its own state, and gives each row the bits it would have alone.
+
+use std::ops::Range;
+
+use crate::conv::{ConvSegment, ConvWeights, conv_advance, conv_silu};
+use crate::delta::{
+    DeltaGates, DeltaRecords, DeltaRows, DeltaSegment, DeltaShape, delta_commit, delta_gates,
+    delta_rows,
+};
+use crate::norm::{gated_rms_norm, l2_norm_in_place};
+use crate::{Chunks, Isa, Pool, parallel_chunks, parallel_chunks3};
+
+/// Value heads that one task of the gated norm takes.
+const NORM_HEADS: usize = 8;
+
+/// Small weights and shape of one layer.
+#[derive(Debug, Clone)]
+pub struct DeltaNet {
+    /// Heads and dimensions.
+    pub shape: DeltaShape,
+    /// Convolution over `shape.channels()` channels.
+    pub conv: ConvWeights,
+    /// `A = -exp(A_log)` of each value head.
+    pub decay_rate: Vec<f32>,
+    /// Added to `a` of each value head.
+    pub dt_bias: Vec<f32>,
+    /// Plain weight of the gated norm, `value_dim` values.
+    pub norm: Vec<f32>,
+    /// Added to the mean square in the gated norm.
+    pub eps: f32,
+}
+
+/// What one sequence carries through one layer.
+#[derive(Debug, Clone)]
+pub struct DeltaState {
+    /// Raw rows before the next position, `[kernel - 1][channels]`.
+    history: Vec<f32>,
+    /// State of the delta rule.
+    state: Vec<f32>,
+    records: DeltaRecords,
+    /// Raw rows of the recorded positions.
+    raw: Vec<f32>,
+}
+
+impl DeltaState {
+    /// The state at the start of a sequence: zeros.
+    #[must_use]
+    pub fn new(net: &DeltaNet) -> Self {
+        DeltaState {
+            history: vec![0.0; net.conv.history_len()],
+            state: vec![0.0; net.shape.state_len()],
+            records: DeltaRecords::default(),
+            raw: Vec::new(),
+        }
+    }
+
+    /// Back to the start of a sequence.
+    pub fn reset(&mut self) {
+        self.history.fill(0.0);
+        self.state.fill(0.0);
+        self.records.clear();
+        self.raw.clear();
+    }
+
+    /// Rows that wait for [`DeltaNet::commit`].
+    #[must_use]
+    pub fn provisional(&self) -> usize {
+        self.records.rows()
+    }
+}
+
+/// Projections of the rows of a batch.
+#[derive(Debug, Clone, Copy)]
+pub struct DeltaInput<'a> {
+    /// `[rows][channels]`: queries, keys, values as projected.
+    pub mixed: &'a [f32],
+    /// `[rows][value_heads * value_dim]`: the output gate.
+    pub z: &'a [f32],
+    /// `[rows][value_heads]`: makes the decay.
+    pub a: &'a [f32],
+    /// `[rows][value_heads]`: makes beta.
+    pub b: &'a [f32],
+}
+
+/// The rows of one sequence inside a batch.
+#[derive(Debug)]
+pub struct DeltaRun<'a> {
+    /// Its rows, consecutive positions.
+    pub rows: Range<usize>,
+    /// How many of them, at the end, wait for [`DeltaNet::commit`].
+    pub provisional: usize,
+    /// What the sequence carries; its last provisional rows must have been committed.
+    pub state: &'a mut DeltaState,
+}
+
+/// Memory for intermediate rows, reused between calls.
+#[derive(Debug, Default)]
+pub struct DeltaScratch {
+    qkv: Vec<f32>,
+    decay: Vec<f32>,
+    beta: Vec<f32>,
+}
+
+impl DeltaNet {
+    /// Bytes that one sequence carries, provisional rows apart.
+    #[must_use]
+    pub fn state_bytes(&self) -> usize {
+        (self.conv.history_len() + self.shape.state_len()) * size_of::<f32>()
+    }
+
+    /// Computes `out[rows][value_heads * value_dim]` for all runs (ascending, disjoint row ranges that cover the
+    /// batch) and moves their states past the settled rows.
+    ///
+    /// # Panics
+    /// If lengths do not fit the shape, or a state has rows that wait.
+    pub fn forward(
+        &self,
+        (pool, isa): (&Pool, Isa),
+        input: &DeltaInput<'_>,
+        runs: &mut [DeltaRun<'_>],
+        scratch: &mut DeltaScratch,
+        out: &mut [f32],
+    ) {
+        let (shape, channels) = (&self.shape, self.shape.channels());
+        assert_eq!(
+            self.conv.channels(),
+            channels,
+            "convolution of another shape"
+        );
+        assert_eq!(input.z.len(), out.len(), "gates of another shape");
+        self.prepare((pool, isa), input, runs, scratch);
+        for run in runs.iter_mut() {
+            let settled = run.rows.end - run.provisional;
+            let (past, raw) = input.mixed[run.rows.start * channels..run.rows.end * channels]
+                .split_at((settled - run.rows.start) * channels);
+            conv_advance(&mut run.state.history, past, channels);
+            run.state.raw.clear();
+            run.state.raw.extend_from_slice(raw);
+        }
+        let mut segments: Vec<DeltaSegment<'_>> = runs
+            .iter_mut()
+            .map(|run| DeltaSegment {
+                rows: run.rows.clone(),
+                provisional: run.provisional,
+                state: &mut run.state.state,
+                records: &mut run.state.records,
+            })
+            .collect();
+        let rows = DeltaRows {
+            qkv: &scratch.qkv,
+            decay: &scratch.decay,
+            beta: &scratch.beta,
+        };
+        delta_rows(pool, isa, shape, &rows, &mut segments, out);
+        let chunk = NORM_HEADS * shape.value_dim;
+        parallel_chunks(pool, out, chunk, |i, out| {
+            let z = &input.z[i * chunk..][..out.len()];
+            gated_rms_norm(isa, out, &self.norm, self.eps, z);
+        });
+    }
+
+    /// Convolution, norms of queries and keys, and gates, into the scratch.
+    fn prepare(
+        &self,
+        (pool, isa): (&Pool, Isa),
+        input: &DeltaInput<'_>,
+        runs: &[DeltaRun<'_>],
+        scratch: &mut DeltaScratch,
+    ) {
+        let (shape, heads) = (&self.shape, self.shape.value_heads);
+        scratch.qkv.resize(input.mixed.len(), 0.0);
+        scratch.decay.resize(input.a.len(), 0.0);
+        scratch.beta.resize(input.b.len(), 0.0);
+        let segments: Vec<ConvSegment<'_>> = runs
+            .iter()
+            .map(|run| ConvSegment {
+                rows: run.rows.clone(),
+                history: &run.state.history,
+            })
+            .collect();
+        conv_silu(
+            pool,
+            isa,
+            &self.conv,
+            &segments,
+            input.mixed,
+            &mut scratch.qkv,
+        );
+        let keys = shape.key_heads * shape.key_dim;
+        let query_scale = 1.0 / (shape.key_dim as f32).sqrt();
+        parallel_chunks3(
+            pool,
+            Chunks::new(&mut scratch.qkv, shape.channels()),
+            Chunks::new(&mut scratch.decay, heads),
+            Chunks::new(&mut scratch.beta, heads),
+            |row, qkv, decay, beta| {
+                l2_norm_in_place(isa, &mut qkv[..keys], shape.key_dim, query_scale);
+                l2_norm_in_place(isa, &mut qkv[keys..2 * keys], shape.key_dim, 1.0);
+                let gates = DeltaGates {
+                    a: &input.a[row * heads..][..heads],
+                    b: &input.b[row * heads..][..heads],
+                    decay_rate: &self.decay_rate,
+                    dt_bias: &self.dt_bias,
+                };
+                delta_gates(isa, gates, decay, beta);
+            },
+        );
+    }
+
+    /// Makes the first `n` rows that wait real, with the bits of settled rows, and forgets the others.
+    ///
+    /// # Panics
+    /// If fewer rows wait.
+    pub fn commit(&self, (pool, isa): (&Pool, Isa), state: &mut DeltaState, n: usize) {
+        let channels = self.shape.channels();
+        delta_commit(
+            pool,
+            isa,
+            &self.shape,
+            &mut state.state,
+            &mut state.records,
+            n,
+        );
+        conv_advance(&mut state.history, &state.raw[..n * channels], channels);
+        state.raw.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::HeadOrder;
+    use crate::testing::{bits, values};
+
+    fn net() -> DeltaNet {
+        let shape = DeltaShape {
+            key_heads: 2,
+            value_heads: 4,
+            key_dim: 16,
+            value_dim: 32,
+            order: HeadOrder::Tiled,
+        };
+        DeltaNet {
+            shape,
+            conv: ConvWeights::new(&values(4 * shape.channels(), 80), shape.channels(), 4),
+            decay_rate: vec![-0.2, -0.7, -1.5, -3.0],
+            dt_bias: values(4, 81),
+            norm: values(32, 82),
+            eps: 1e-6,
+        }
+    }
+
+    struct Batch {
+        mixed: Vec<f32>,
+        z: Vec<f32>,
+        a: Vec<f32>,
+        b: Vec<f32>,
+    }
+
+    impl Batch {
+        fn new(net: &DeltaNet, rows: usize) -> Self {
+            Batch {
+                mixed: values(rows * net.shape.channels(), 83),
+                z: values(rows * net.shape.value_len(), 84),
+                a: values(rows * 4, 85),
+                b: values(rows * 4, 86),
+            }
+        }
+
+        fn part(&self, net: &DeltaNet, rows: Range<usize>) -> DeltaInput<'_> {
+            let cut = |all: &'_ [f32], row: usize| -> Range<usize> {
+                assert!(rows.end * row <= all.len());
+                rows.start * row..rows.end * row
+            };
+            DeltaInput {
+                mixed: &self.mixed[cut(&self.mixed, net.shape.channels())],
+                z: &self.z[cut(&self.z, net.shape.value_len())],
+                a: &self.a[cut(&self.a, 4)],
+                b: &self.b[cut(&self.b, 4)],
+            }
+        }
+    }
+
+    /// Outputs of `rows` and the state after them, in steps of (rows, provisional, accepted); rows that were
+    /// not accepted are computed again.
+    fn run(
+        net: &DeltaNet,
+        batch: &Batch,
+        pool: &Pool,
+        steps: &[(usize, usize, usize)],
+    ) -> (Vec<f32>, DeltaState) {
+        let (mut state, mut scratch) = (DeltaState::new(net), DeltaScratch::default());
+        let (mut all, mut at) = (Vec::new(), 0);
+        for (n, provisional, accepted) in steps.iter().copied() {
+            let mut out = vec![0.0; n * net.shape.value_len()];
+            let mut runs = [DeltaRun {
+                rows: 0..n,
+                provisional,
+                state: &mut state,
+            }];
+            net.forward(
+                (pool, Isa::detect()),
+                &batch.part(net, at..at + n),
+                &mut runs,
+                &mut scratch,
+                &mut out,
+            );
+            net.commit((pool, Isa::detect()), &mut state, accepted);
+            let kept = n - provisional + accepted;
+            all.extend_from_slice(&out[..kept * net.shape.value_len()]);
+            at += kept;
+        }
+        (all, state)
+    }
+
+    #[test]
+    fn cuts_and_rejections_change_nothing() {
+        let (net, pool) = (net(), Pool::new(2));
+        let batch = Batch::new(&net, 10);
+        let (plain, end) = run(&net, &batch, &pool, &[(10, 0, 0)]);
+        let cuts: [&[(usize, usize, usize)]; 4] = [
+            &[(1, 0, 0); 10],
+            &[(3, 0, 0), (5, 0, 0), (2, 0, 0)],
+            &[(4, 2, 2), (6, 6, 6)],
+            &[(4, 3, 1), (5, 4, 0), (3, 3, 2), (5, 1, 1)],
+        ];
+        for cut in cuts {
+            let (out, state) = run(&net, &batch, &pool, cut);
+            assert_eq!(bits(&out), bits(&plain), "{cut:?}");
+            assert_eq!(bits(&state.state), bits(&end.state), "{cut:?}");
+            assert_eq!(bits(&state.history), bits(&end.history), "{cut:?}");
+            assert_eq!(state.provisional(), 0);
+        }
+    }
+
+    #[test]
+    fn sequences_share_a_batch_without_meeting() {
+        let (net, pool) = (net(), Pool::new(3));
+        let batch = Batch::new(&net, 7);
+        let alone = run(&net, &batch, &pool, &[(3, 0, 0)]).0;
+        let (mut one, mut two) = (DeltaState::new(&net), DeltaState::new(&net));
+        let mut out = vec![0.0; 7 * net.shape.value_len()];
+        let mut runs = [
+            DeltaRun {
+                rows: 0..3,
+                provisional: 0,
+                state: &mut one,
+            },
+            DeltaRun {
+                rows: 3..7,
+                provisional: 1,
+                state: &mut two,
+            },
+        ];
+        let mut scratch = DeltaScratch::default();
+        net.forward(
+            (&pool, Isa::Scalar),
+            &batch.part(&net, 0..7),
+            &mut runs,
+            &mut scratch,
+            &mut out,
+        );
+        assert_eq!(bits(&out[..alone.len()]), bits(&alone));
+        assert_eq!(two.provisional(), 1);
+        two.reset();
+        assert_eq!(two.provisional(), 0);
+        assert!(two.state.iter().chain(&two.history).all(|x| *x == 0.0));
+    }
+}
