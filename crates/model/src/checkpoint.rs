@@ -32,6 +32,8 @@ pub struct TensorRef<'a> {
     pub cols: usize,
     /// Row-major bytes: `rows * ty.row_bytes(cols)`, of no particular alignment.
     pub bytes: &'a [u8],
+    /// Where these bytes lie: [`Checkpoint::bytes_at`] gives them again without a look-up by role.
+    pub at: FileRange,
 }
 
 /// The file format of a model.
@@ -234,6 +236,14 @@ impl Checkpoint {
         self.tensor(self.expert_place(layer, proj, expert)?)
     }
 
+    /// The bytes of a range that a [`TensorRef`] of this checkpoint named; empty for a range of another model.
+    #[must_use]
+    pub fn bytes_at(&self, range: FileRange) -> &[u8] {
+        let file = self.files.get(range.file);
+        file.and_then(|file| file.bytes().get(range.bytes()))
+            .unwrap_or_default()
+    }
+
     /// A small tensor as the mathematics wants it, in row-major order: norms as plain weights, the decay as
     /// `-exp(A_log)`, the convolution as [channels, kernel]. Float matrices can be had too.
     ///
@@ -318,6 +328,7 @@ impl Checkpoint {
             rows: place.rows,
             cols: place.cols,
             bytes: self.bytes(place)?,
+            at: FileRange::of(place),
         })
     }
 

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::tokenizer::TokenizerError;
+
 /// Why a model file cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -97,18 +99,13 @@ pub enum ModelError {
         detail: String,
     },
     /// The tokenizer cannot be used.
-    #[error("tokenizer: {what} is {got}; expected {expected}")]
+    #[error("{}: {source}", path.display())]
     Tokenizer {
-        /// The part of the tokenizer.
-        what: String,
-        /// What was found.
-        got: String,
-        /// What was expected.
-        expected: String,
+        /// The file that holds it.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: TokenizerError,
     },
-    /// The chat template cannot be used or refused its input.
-    #[error("chat template: {0}")]
-    Template(String),
 }
 
 impl ModelError {

@@ -22,6 +22,7 @@ mod names;
 mod roles;
 pub mod safetensors;
 mod store;
+mod text;
 pub mod tokenizer;
 mod widen;
 

@@ -209,7 +209,7 @@ mod tests {
     #[test]
     fn prefault_reports_every_byte_and_release_keeps_the_content() {
         let bytes: Vec<u8> = (0..PREFAULT_CHUNK_BYTES + 12_345)
-            .map(|i| (i % 251) as u8)
+            .map(|i| u8::try_from(i % 251).unwrap())
             .collect();
         let (_dir, path) = scratch("f", &bytes);
         let file = MappedFile::open(&path).unwrap();

@@ -39,7 +39,7 @@ pub struct FileRange {
 }
 
 impl FileRange {
-    fn of(place: Place) -> Self {
+    pub(super) fn of(place: Place) -> Self {
         Self {
             file: place.file,
             start: place.start,
@@ -51,7 +51,7 @@ impl FileRange {
         self.start.saturating_add(self.len)
     }
 
-    fn bytes(&self) -> Range<usize> {
+    pub(super) fn bytes(&self) -> Range<usize> {
         let at = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
         at(self.start)..at(self.end())
     }
