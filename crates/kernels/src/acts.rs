@@ -13,7 +13,7 @@ mod avx2;
 mod neon;
 
 use crate::weight::SUPER;
-use crate::{Isa, KernelError};
+use crate::{Isa, KernelError, Pool, parallel_chunks};
 
 /// Bytes of a [`ActFormat::Q8_0`] block.
 pub(crate) const Q8_0_BYTES: usize = 36;
@@ -21,6 +21,9 @@ pub(crate) const Q8_0_BYTES: usize = 36;
 pub(crate) const Q8K_BYTES: usize = 292;
 /// Where the sums of a [`ActFormat::Q8K`] block begin.
 pub(crate) const Q8K_SUMS: usize = 4 + SUPER;
+
+/// Values in one unit of parallel quantisation: whole blocks of every format.
+const PARALLEL_VALUES: usize = 8192;
 
 /// What a dot product takes on the activation side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -100,6 +103,32 @@ impl Acts {
     /// # Panics
     /// If `cols` is no whole number of blocks, `x` no whole number of rows, or `isa` cannot run here.
     pub fn quantize(&mut self, isa: Isa, format: ActFormat, x: &[f32], cols: usize) {
+        self.reshape(isa, format, x, cols);
+        quantize_blocks(isa, format, x, &mut self.bytes);
+    }
+
+    /// As [`Acts::quantize`], as one parallel region if there is enough to do; the bytes are the same.
+    ///
+    /// # Panics
+    /// As [`Acts::quantize`].
+    pub fn quantize_parallel(
+        &mut self,
+        pool: &Pool,
+        isa: Isa,
+        format: ActFormat,
+        x: &[f32],
+        cols: usize,
+    ) {
+        self.reshape(isa, format, x, cols);
+        let chunk_bytes = PARALLEL_VALUES / format.block_len() * format.block_bytes();
+        parallel_chunks(pool, &mut self.bytes, chunk_bytes, |index, out| {
+            let x = &x[index * PARALLEL_VALUES..];
+            quantize_blocks(isa, format, x, out);
+        });
+    }
+
+    /// Makes room for the rows of `x`, after the checks.
+    fn reshape(&mut self, isa: Isa, format: ActFormat, x: &[f32], cols: usize) {
         assert!(isa.available(), "{isa} kernels on a processor without it");
         let block_len = format.block_len();
         assert!(
@@ -112,7 +141,6 @@ impl Acts {
         self.cols = cols;
         self.bytes
             .resize(x.len() / block_len * format.block_bytes(), 0);
-        quantize_blocks(isa, format, x, &mut self.bytes);
     }
 
     /// Rows that came in wire form.
@@ -339,6 +367,19 @@ mod tests {
                     assert!(Acts::from_bytes(format, 1, cols, acts.as_bytes()).is_ok());
                 }
             }
+        }
+    }
+
+    #[test]
+    fn threads_do_not_change_the_bytes() {
+        let x: Vec<f32> = (0..3 * 4096i16)
+            .map(|v| f32::from(v % 997) * 0.37 - 100.0)
+            .collect();
+        for format in [ActFormat::F32, ActFormat::Q8_0, ActFormat::Q8K] {
+            let expected = quantized(Isa::Scalar, format, &x, 1536);
+            let mut acts = Acts::new();
+            acts.quantize_parallel(&Pool::new(2), Isa::detect(), format, &x, 1536);
+            assert_eq!(acts.as_bytes(), expected.as_bytes());
         }
     }
 

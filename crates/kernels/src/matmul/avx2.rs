@@ -19,7 +19,7 @@ use crate::acts::{Q8_0_BYTES, Q8K_BYTES, Q8K_SUMS};
 use crate::dequant::scales_and_mins;
 
 use super::avx2_floats;
-use super::tile::{A_MAX, LANES, Operands, Parts, Tile, W_MAX, blocks};
+use super::tile::{A_MAX, LANES, Operands, Parts, Tile, W_MAX, blocks, f32_at, u16_at};
 
 /// The tiles of a type, wide ones first.
 pub(super) fn tiles(ty: WeightType) -> &'static [Tile] {
@@ -488,14 +488,4 @@ pub(super) fn store(v: __m256) -> [f32; LANES] {
     // SAFETY: eight floats are stored into an array of eight.
     unsafe { _mm256_storeu_ps(out.as_mut_ptr(), v) };
     out
-}
-
-#[inline]
-pub(super) fn u16_at<const N: usize>(bytes: &[u8; N], at: usize) -> u16 {
-    u16::from_le_bytes([bytes[at], bytes[at + 1]])
-}
-
-#[inline]
-pub(super) fn f32_at<const N: usize>(bytes: &[u8; N], at: usize) -> f32 {
-    f32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }

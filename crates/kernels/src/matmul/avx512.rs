@@ -19,11 +19,10 @@ use crate::acts::{Q8_0_BYTES, Q8K_BYTES, Q8K_SUMS};
 use crate::dequant::scales_and_mins;
 
 use super::avx2::{
-    PREFETCH_BYTES, f32_at, lane_scales, load, load_half, nibbles, packed, prefetch, store,
-    sums_to_lanes, u16_at,
+    PREFETCH_BYTES, lane_scales, load, load_half, nibbles, packed, prefetch, store, sums_to_lanes,
 };
 use super::avx512_floats;
-use super::tile::{A_MAX, LANES, Operands, Parts, Tile, W_MAX, blocks};
+use super::tile::{A_MAX, LANES, Operands, Parts, Tile, W_MAX, blocks, f32_at, u16_at};
 
 /// The tiles of a type, wide ones first.
 pub(super) fn tiles(ty: WeightType) -> &'static [Tile] {

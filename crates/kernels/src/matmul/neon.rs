@@ -19,7 +19,7 @@ use crate::acts::{Q8_0_BYTES, Q8K_BYTES, Q8K_SUMS};
 use crate::dequant::scales_and_mins;
 
 use super::neon_floats;
-use super::tile::{A_MAX, LANES, Operands, Parts, Tile, W_MAX, blocks};
+use super::tile::{A_MAX, LANES, Operands, Parts, Tile, W_MAX, blocks, f32_at, u16_at};
 
 /// The tiles of a type, wide ones first.
 pub(super) fn tiles(ty: WeightType) -> &'static [Tile] {
@@ -449,14 +449,4 @@ fn store(v: [float32x4_t; 2]) -> [f32; LANES] {
         unsafe { vst1q_f32(out.as_mut_ptr(), v) };
     }
     out
-}
-
-#[inline]
-fn u16_at<const N: usize>(bytes: &[u8; N], at: usize) -> u16 {
-    u16::from_le_bytes([bytes[at], bytes[at + 1]])
-}
-
-#[inline]
-fn f32_at<const N: usize>(bytes: &[u8; N], at: usize) -> f32 {
-    f32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }

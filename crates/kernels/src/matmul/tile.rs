@@ -141,3 +141,15 @@ pub(super) fn finish_lanes(
     }
     lane_tree(lanes)
 }
+
+/// The little-endian number at a constant place of a block.
+#[inline]
+pub(super) fn u16_at<const N: usize>(bytes: &[u8; N], at: usize) -> u16 {
+    u16::from_le_bytes([bytes[at], bytes[at + 1]])
+}
+
+/// The little-endian float at a constant place of a block.
+#[inline]
+pub(super) fn f32_at<const N: usize>(bytes: &[u8; N], at: usize) -> f32 {
+    f32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
