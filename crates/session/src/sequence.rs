@@ -1,0 +1,129 @@
+//! One choice that runs: its tokens, how far they are sent, and the segments made from them.
+//!
+//! The one idea: `tokens` and `sampling` are the truth from which everything on the nodes could be rebuilt.
+
+use proto::step::{Logits, Open, Sampled, Sampling, Segment};
+use proto::{RequestId, SequenceId};
+
+use crate::output::FinishReason;
+use crate::pages::{PagePool, PageTable, Slot};
+use crate::request::len_u32;
+
+/// A sequence that holds a slot.
+#[derive(Debug)]
+pub(crate) struct Sequence {
+    pub id: SequenceId,
+    pub request: RequestId,
+    pub choice: u32,
+    /// Prompt and what was drawn since.
+    pub tokens: Vec<u32>,
+    /// Tokens below this position are the prompt.
+    pub prompt_len: u32,
+    /// Tokens at which the answer ends by length.
+    pub limit: u32,
+    pub stop_ids: Vec<u32>,
+    pub sampling: Sampling,
+    pub slot: Slot,
+    pub table: PageTable,
+    pub progress: Progress,
+    /// Steps under way that have a segment of it.
+    pub in_flight: u32,
+}
+
+/// How far a sequence is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// Prompt rows from `next` on are not sent yet.
+    Prefilling {
+        /// Position of the next row.
+        next: u32,
+    },
+    /// The whole prompt is sent, the first token is awaited.
+    Prompted,
+    /// The newest token can be sent.
+    Ready,
+    /// The newest token is sent, the one after it is awaited.
+    Drawing,
+    /// Nothing more is sent; pages and slot are free once no step is under way.
+    Closing,
+}
+
+/// Rows of one sequence for a step.
+#[derive(Debug)]
+pub(crate) struct Rows {
+    pub segment: Segment,
+    pub tokens: Vec<u32>,
+    /// Position of the token that will be drawn, if one will.
+    pub draws: Option<u32>,
+}
+
+impl Sequence {
+    /// Up to `rows_max` (at least 1) prompt rows. `None` unless it is prefilling.
+    pub fn chunk(&mut self, pool: &mut PagePool, rows_max: u32) -> Option<Rows> {
+        let Progress::Prefilling { next: start } = self.progress else {
+            return None;
+        };
+        let end = start.saturating_add(rows_max).min(self.prompt_len);
+        let is_last = end == self.prompt_len;
+        self.progress = if is_last {
+            Progress::Prompted
+        } else {
+            Progress::Prefilling { next: end }
+        };
+        let logits = if is_last { Logits::Last } else { Logits::None };
+        Some(self.rows(pool, start..end, logits))
+    }
+
+    /// The newest token's row. `None` unless it is ready.
+    pub fn row(&mut self, pool: &mut PagePool) -> Option<Rows> {
+        if self.progress != Progress::Ready {
+            return None;
+        }
+        self.progress = Progress::Drawing;
+        let end = len_u32(self.tokens.len());
+        Some(self.rows(pool, end.saturating_sub(1)..end, Logits::Last))
+    }
+
+    fn rows(&mut self, pool: &mut PagePool, span: std::ops::Range<u32>, logits: Logits) -> Rows {
+        let open = (span.start == 0).then(|| Open {
+            prompt_len: self.prompt_len,
+            sampling: self.sampling.clone(),
+        });
+        let covered = self.tokens.get(span.start as usize..span.end as usize);
+        self.in_flight += 1;
+        Rows {
+            segment: Segment {
+                sequence: self.id,
+                slot: self.slot.id(),
+                start: span.start,
+                rows: span.end - span.start,
+                logits,
+                // Speculation will commit and provide for more than this.
+                commit: 0,
+                provisional: 0,
+                pages: pool.extend(&mut self.table, span.end),
+                open,
+            },
+            tokens: covered.unwrap_or_default().to_vec(),
+            draws: (logits == Logits::Last).then_some(span.end),
+        }
+    }
+
+    /// Appends a drawn token; says whether and why the answer ends with it.
+    pub fn push(&mut self, sampled: &Sampled) -> Option<FinishReason> {
+        self.tokens.push(sampled.token);
+        self.progress = Progress::Ready;
+        if self.stop_ids.contains(&sampled.token) {
+            Some(FinishReason::Stop)
+        } else if len_u32(self.tokens.len()) >= self.limit {
+            Some(FinishReason::Length)
+        } else {
+            None
+        }
+    }
+
+    /// Whether it is past its prompt.
+    pub fn decodes(&self) -> bool {
+        matches!(self.progress, Progress::Ready | Progress::Drawing)
+    }
+}

@@ -1,0 +1,355 @@
+//! One epoch at work: its sequences, its steps in flight, its pages and slots.
+//!
+//! Never decides which step comes next (`schedule`) and never speaks to a request (`session`). The one idea: pages
+//! and slot of a sequence become free when it is over *and* its last step has ended, not before.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use proto::step::{Sampled, Segment, Step, StepClass};
+use proto::{RequestId, SequenceId, StepId, limits};
+
+use crate::input::Capacity;
+use crate::output::FinishReason;
+use crate::pages::{PagePool, SlotPool};
+use crate::request::{Request, len_u32};
+use crate::schedule::View;
+use crate::sequence::{Progress, Rows, Sequence};
+
+/// Prompts that share one prefill step; bounds what one fault can end, and the tables of a frame.
+const PREFILL_SEGMENTS_MAX: usize = 32;
+
+/// The pipeline of one epoch.
+#[derive(Debug)]
+pub(crate) struct Serving {
+    capacity: Capacity,
+    /// Whether new sequences may start.
+    pub admission: Admission,
+    pages: PagePool,
+    slots: SlotPool,
+    sequences: BTreeMap<SequenceId, Sequence>,
+    /// With prompt rows to send; each turn takes the front and puts it back behind the others.
+    prefilling: VecDeque<SequenceId>,
+    /// With a newest token to send, longest waiting first.
+    ready: VecDeque<SequenceId>,
+    in_flight: BTreeMap<StepId, InFlight>,
+    last_step: StepId,
+    prefills_sent: u64,
+    closed: Vec<SequenceId>,
+}
+
+/// Whether new sequences may start in this epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Admission {
+    Open,
+    Held,
+}
+
+/// A step that was sent and has not been answered.
+#[derive(Debug)]
+pub(crate) struct InFlight {
+    class: StepClass,
+    /// Its sequences.
+    pub sequences: Vec<SequenceId>,
+    /// The samples that must come back, in order.
+    draws: Vec<(SequenceId, u32)>,
+    pub sent_at: Duration,
+    deadline: Deadline,
+    /// Prefill steps that had been sent before it.
+    prefills_before: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Deadline {
+    At(Duration),
+    Missed,
+}
+
+impl InFlight {
+    /// Whether the samples are exactly those that the step asked for.
+    pub fn is_answered_by(&self, samples: &[Sampled]) -> bool {
+        let got = samples.iter().map(|s| (s.sequence, s.position));
+        got.eq(self.draws.iter().copied())
+    }
+
+    fn is_overdue(&self) -> bool {
+        self.deadline == Deadline::Missed
+    }
+}
+
+/// When a step is sent and by when it has to be back.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sending {
+    pub now: Duration,
+    pub deadline: Duration,
+}
+
+impl Serving {
+    /// Nothing runs.
+    pub fn new(capacity: Capacity) -> Self {
+        Self {
+            capacity,
+            admission: Admission::Open,
+            pages: PagePool::new(capacity.pages),
+            slots: SlotPool::new(capacity.slots),
+            sequences: BTreeMap::new(),
+            prefilling: VecDeque::new(),
+            ready: VecDeque::new(),
+            in_flight: BTreeMap::new(),
+            last_step: StepId(0),
+            prefills_sent: 0,
+            closed: Vec::new(),
+        }
+    }
+
+    pub fn capacity(&self) -> &Capacity {
+        &self.capacity
+    }
+
+    pub fn pages_free(&self) -> u32 {
+        self.pages.free()
+    }
+
+    pub fn slots_free(&self) -> u32 {
+        self.slots.free()
+    }
+
+    pub fn sequences_len(&self) -> u32 {
+        len_u32(self.sequences.len())
+    }
+
+    pub fn steps_len(&self) -> u32 {
+        len_u32(self.in_flight.len())
+    }
+
+    /// Whether nothing runs. Sequences that only wait for overdue steps do not count: those may never come.
+    pub fn is_idle(&self) -> bool {
+        let over = |s: &Sequence| s.progress == Progress::Closing;
+        self.sequences.values().all(over) && self.in_flight.values().all(InFlight::is_overdue)
+    }
+
+    /// Starts a choice with all the memory that it may need, or not at all.
+    ///
+    /// A cached prefix will be found here: the sequence then starts with its pages and at its end.
+    pub fn start(
+        &mut self,
+        request: &Request,
+        choice: u32,
+        id: SequenceId,
+        positions: u32,
+    ) -> Result<(), Full> {
+        if self.admission == Admission::Held || self.slots.free() == 0 {
+            return Err(Full);
+        }
+        let table = self.pages.reserve(positions).ok_or(Full)?;
+        let slot = self.slots.take().ok_or(Full)?;
+        let submission = &request.submission;
+        let sequence = Sequence {
+            id,
+            request: submission.request,
+            choice,
+            tokens: submission.prompt.to_vec(),
+            prompt_len: request.prompt_len(),
+            limit: positions,
+            stop_ids: submission.stop_ids.clone(),
+            sampling: request.sampling(choice),
+            slot,
+            table,
+            progress: Progress::Prefilling { next: 0 },
+            in_flight: 0,
+        };
+        self.sequences.insert(id, sequence);
+        self.prefilling.push_back(id);
+        Ok(())
+    }
+
+    /// The counts that the next step depends on.
+    pub fn view(&self) -> View {
+        let running = || self.in_flight.values().filter(|s| !s.is_overdue());
+        let of = |class| len_u32(running().filter(|s| s.class == class).count());
+        let before = running()
+            .filter(|s| s.class == StepClass::Decode)
+            .map(|s| s.prefills_before)
+            .min();
+        let since = self.prefills_sent - before.unwrap_or(self.prefills_sent);
+        View {
+            stages: self.capacity.stages,
+            decoding: len_u32(self.sequences.values().filter(|s| s.decodes()).count()),
+            ready: len_u32(self.ready.len()),
+            prefilling: len_u32(self.prefilling.len()),
+            decode_in_flight: of(StepClass::Decode),
+            prefill_in_flight: of(StepClass::Prefill),
+            prefill_since_decode: u32::try_from(since).unwrap_or(u32::MAX),
+        }
+    }
+
+    /// A step with the newest tokens of up to `rows` ready sequences.
+    pub fn decode_step(&mut self, sending: Sending, rows: u32) -> Option<Step> {
+        let mut parts = Vec::new();
+        while len_u32(parts.len()) < rows {
+            let Some(id) = self.ready.pop_front() else {
+                break;
+            };
+            let sequence = self.sequences.get_mut(&id);
+            parts.extend(sequence.and_then(|s| s.row(&mut self.pages)));
+        }
+        self.send(sending, StepClass::Decode, parts)
+    }
+
+    /// A step with prompt rows of the sequences whose turn it is.
+    pub fn prefill_step(&mut self, sending: Sending) -> Option<Step> {
+        let mut parts: Vec<Rows> = Vec::new();
+        let mut left = self.capacity.chunk_rows;
+        let turns = self.prefilling.len().min(PREFILL_SEGMENTS_MAX);
+        for _ in 0..turns {
+            let Some(id) = self.prefilling.pop_front() else {
+                break;
+            };
+            let Some(sequence) = self.sequences.get_mut(&id) else {
+                continue;
+            };
+            if let Some(part) = sequence.chunk(&mut self.pages, left) {
+                left -= part.segment.rows;
+                parts.push(part);
+            }
+            if matches!(sequence.progress, Progress::Prefilling { .. }) {
+                self.prefilling.push_back(id);
+            }
+            if left == 0 {
+                break;
+            }
+        }
+        let step = self.send(sending, StepClass::Prefill, parts)?;
+        self.prefills_sent += 1;
+        Some(step)
+    }
+
+    fn send(&mut self, sending: Sending, class: StepClass, parts: Vec<Rows>) -> Option<Step> {
+        if parts.is_empty() {
+            return None;
+        }
+        self.last_step = self.last_step.next();
+        let draws = |p: &Rows| Some((p.segment.sequence, p.draws?));
+        let in_flight = InFlight {
+            class,
+            sequences: parts.iter().map(|p| p.segment.sequence).collect(),
+            draws: parts.iter().filter_map(draws).collect(),
+            sent_at: sending.now,
+            deadline: Deadline::At(sending.deadline),
+            prefills_before: self.prefills_sent,
+        };
+        self.in_flight.insert(self.last_step, in_flight);
+        let (segments, tokens): (Vec<Segment>, Vec<Vec<u32>>) =
+            parts.into_iter().map(|p| (p.segment, p.tokens)).unzip();
+        let step = Step {
+            epoch: self.capacity.epoch,
+            id: self.last_step,
+            class,
+            segments,
+            tokens: tokens.concat(),
+        };
+        assert!(
+            step.rows() <= limits::STEP_ROWS_MAX,
+            "a step of {} rows",
+            step.rows()
+        );
+        Some(step)
+    }
+
+    /// A step has ended, one way or the other. `None` if it is not under way.
+    pub fn settle(&mut self, step: StepId) -> Option<InFlight> {
+        let ended = self.in_flight.remove(&step)?;
+        for id in &ended.sequences {
+            if let Some(sequence) = self.sequences.get_mut(id) {
+                sequence.in_flight -= 1;
+            }
+            self.close_if_over(*id);
+        }
+        Some(ended)
+    }
+
+    /// Takes a drawn token into its sequence. `None` if that sequence is over.
+    pub fn push(&mut self, sampled: &Sampled) -> Option<Drawn> {
+        let sequence = self.sequences.get_mut(&sampled.sequence)?;
+        if sequence.progress == Progress::Closing {
+            return None;
+        }
+        let finish = sequence.push(sampled);
+        if finish.is_none() {
+            self.ready.push_back(sequence.id);
+        }
+        Some(Drawn {
+            request: sequence.request,
+            choice: sequence.choice,
+            finish,
+        })
+    }
+
+    /// No further step for this sequence; it closes once none is under way.
+    pub fn end(&mut self, id: SequenceId) {
+        self.prefilling.retain(|other| *other != id);
+        self.ready.retain(|other| *other != id);
+        if let Some(sequence) = self.sequences.get_mut(&id) {
+            sequence.progress = Progress::Closing;
+        }
+        self.close_if_over(id);
+    }
+
+    fn close_if_over(&mut self, id: SequenceId) {
+        let over = |s: &Sequence| s.progress == Progress::Closing && s.in_flight == 0;
+        if !self.sequences.get(&id).is_some_and(over) {
+            return;
+        }
+        if let Some(sequence) = self.sequences.remove(&id) {
+            self.pages.release(sequence.table);
+            self.slots.release(sequence.slot);
+            self.closed.push(id);
+        }
+    }
+
+    /// Sequences that closed since the last call.
+    pub fn take_closed(&mut self) -> Vec<SequenceId> {
+        std::mem::take(&mut self.closed)
+    }
+
+    /// The requests that have a sequence in a list; each once, those that are over left out.
+    pub fn requests_of(&self, sequences: &[SequenceId]) -> Vec<RequestId> {
+        let live = sequences
+            .iter()
+            .filter_map(|id| self.sequences.get(id))
+            .filter(|s| s.progress != Progress::Closing);
+        let mut requests: Vec<RequestId> = live.map(|s| s.request).collect();
+        requests.sort_unstable();
+        requests.dedup();
+        requests
+    }
+
+    /// The earliest deadline of a step.
+    pub fn deadline(&self) -> Option<Duration> {
+        let of = |step: &InFlight| match step.deadline {
+            Deadline::At(at) => Some(at),
+            Deadline::Missed => None,
+        };
+        self.in_flight.values().filter_map(of).min()
+    }
+
+    /// One step whose deadline is over; each is returned once.
+    pub fn miss_deadline(&mut self, now: Duration) -> Option<(StepId, &InFlight)> {
+        let missed = |s: &InFlight| matches!(s.deadline, Deadline::At(at) if at <= now);
+        let (id, step) = self.in_flight.iter_mut().find(|(_, s)| missed(s))?;
+        step.deadline = Deadline::Missed;
+        Some((*id, step))
+    }
+}
+
+/// No slot or too few pages for one more sequence now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Full;
+
+/// Whose token was drawn, and whether it was the last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Drawn {
+    pub request: RequestId,
+    pub choice: u32,
+    pub finish: Option<FinishReason>,
+}

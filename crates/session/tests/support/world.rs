@@ -1,0 +1,413 @@
+//! Runs a session against the pipeline under a virtual clock, with people who leave and machines that fail.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::frame::{FaultFrame, SamplesFrame};
+use proto::step::{Sampling, StepClass};
+use proto::{Epoch, RequestId};
+use session::{Capacity, Config, Input, InputError, Output, Session, Submission};
+
+use super::pipeline::{Packet, Stage};
+use super::watch::Watch;
+use super::{Rng, VOCAB};
+
+/// How often things go wrong: once in so many steps at a stage, or answers, or acts; 0 is never.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Chaos {
+    pub fault: u64,
+    pub swallow: u64,
+    pub freeze: u64,
+    pub repeat: u64,
+    pub forge: u64,
+    pub lose: u64,
+    pub hold: u64,
+    pub leave: u64,
+}
+
+/// What happens at a moment.
+#[derive(Debug)]
+enum Event {
+    Arrive(Epoch, usize, Packet),
+    Finish(Epoch, usize),
+    Answer(Input),
+    Submit(Submission),
+    Leave,
+    Lose,
+    Mend,
+    Hold,
+}
+
+/// A session, its pipeline, and what is going to happen.
+pub struct World {
+    pub rng: Rng,
+    pub session: Session,
+    pub watch: Watch,
+    pub chaos: Chaos,
+    now_us: u64,
+    order: u64,
+    events: BTreeMap<(u64, u64), Event>,
+    stages: Vec<Stage>,
+    epoch: u64,
+    config: Config,
+    holding: bool,
+    /// Chosen for every epoch anew unless it is fixed.
+    pub fixed: Option<Capacity>,
+}
+
+impl World {
+    pub fn new(seed: u64, config: Config) -> Self {
+        Self {
+            rng: Rng(seed),
+            session: Session::new(config),
+            watch: Watch::default(),
+            chaos: Chaos::default(),
+            now_us: 0,
+            order: 0,
+            events: BTreeMap::new(),
+            stages: Vec::new(),
+            epoch: 0,
+            config,
+            holding: false,
+            fixed: None,
+        }
+    }
+
+    fn at(&mut self, delay_us: u64, event: Event) {
+        self.order += 1;
+        self.events
+            .insert((self.now_us + delay_us, self.order), event);
+    }
+
+    pub fn submit_at(&mut self, delay_us: u64, submission: Submission) {
+        self.at(delay_us, Event::Submit(submission));
+    }
+
+    pub fn mend_at(&mut self, delay_us: u64) {
+        self.at(delay_us, Event::Mend);
+    }
+
+    /// A request with a short prompt as a rule, a long one now and then.
+    pub fn some_submission(&mut self, request: u64) -> Submission {
+        let rng = &mut self.rng;
+        let most = if rng.one_in(5) { 700 } else { 90 };
+        let len = rng.between(1, most);
+        let prompt: Vec<u32> = (0..len).map(|_| (rng.next() % VOCAB) as u32).collect();
+        let max_tokens = (!rng.one_in(6)).then(|| rng.between(1, 40) as u32);
+        Submission {
+            request: RequestId(request),
+            prompt: Arc::from(prompt),
+            choices: if rng.one_in(3) {
+                rng.between(2, 4) as u32
+            } else {
+                1
+            },
+            max_tokens,
+            min_tokens: rng.between(0, max_tokens.unwrap_or(3).min(12).into()) as u32,
+            stop_ids: if rng.one_in(4) { vec![] } else { vec![3, 7] },
+            sampling: Sampling {
+                seed: request,
+                ..Sampling::default()
+            },
+        }
+    }
+
+    /// Schedules people and trouble over `span_us`.
+    pub fn plan(&mut self, requests: u64, span_us: u64) {
+        for request in 1..=requests {
+            let submission = self.some_submission(request);
+            let at = self.rng.between(0, span_us);
+            self.submit_at(at, submission);
+            if self.rng.one_in(self.chaos.leave) {
+                let at = self.rng.between(0, span_us);
+                self.at(at, Event::Leave);
+            }
+        }
+        for (often, event) in [(self.chaos.lose, 0), (self.chaos.hold, 1)] {
+            for _ in 0..4 {
+                if self.rng.one_in(often) {
+                    let at = self.rng.between(0, span_us);
+                    self.at(at, if event == 0 { Event::Lose } else { Event::Hold });
+                }
+            }
+        }
+        self.mend_at(1000);
+    }
+
+    /// Runs until nothing is left to happen.
+    pub fn run(&mut self) {
+        loop {
+            let event = self.events.keys().next().map(|key| key.0);
+            let timeout = self.session.poll_timeout().map(|t| t.as_micros() as u64);
+            match (event, timeout) {
+                (None, None) => return,
+                (Some(at), timeout) if timeout.is_none_or(|t| at < t) => {
+                    let (_, event) = self.events.pop_first().expect("an event");
+                    self.now_us = at;
+                    self.apply(event);
+                }
+                (_, Some(at)) => {
+                    self.now_us = self.now_us.max(at);
+                    self.session.handle_timeout(self.now());
+                    self.drain_outputs();
+                }
+                (Some(_), None) => {}
+            }
+            let load = self.session.load();
+            assert!(load.requests_waiting <= self.config.queue_max);
+            if self.holding && self.session.is_idle() {
+                self.holding = false;
+                self.mend();
+            }
+        }
+    }
+
+    fn now(&self) -> Duration {
+        Duration::from_micros(self.now_us)
+    }
+
+    fn apply(&mut self, event: Event) {
+        match event {
+            Event::Arrive(epoch, stage, packet) if epoch.0 == self.epoch => {
+                match packet.class() {
+                    StepClass::Decode => self.stages[stage].decode.push_back(packet),
+                    StepClass::Prefill => self.stages[stage].prefill.push_back(packet),
+                }
+                self.work(stage);
+            }
+            Event::Finish(epoch, stage) if epoch.0 == self.epoch => {
+                self.finish(stage);
+                self.work(stage);
+            }
+            Event::Arrive(..) | Event::Finish(..) => {}
+            Event::Answer(input) => self.answer(input),
+            Event::Submit(submission) => {
+                self.watch.submitted(&submission);
+                self.tell(Input::Submit(submission)).expect("a new id");
+            }
+            Event::Leave => self.leave(),
+            Event::Lose => self.lose(),
+            Event::Mend => self.mend(),
+            Event::Hold => self.holding = self.tell(Input::Hold).is_ok(),
+        }
+    }
+
+    /// Gives the session an input and carries out what it wants.
+    pub fn tell(&mut self, input: Input) -> Result<(), InputError> {
+        let told = self.session.handle_input(self.now(), input);
+        self.drain_outputs();
+        told
+    }
+
+    fn drain_outputs(&mut self) {
+        while let Some(output) = self.session.poll_output() {
+            self.watch.check(&output);
+            let epoch = Epoch(self.epoch);
+            match output {
+                Output::Send(step) => self.deliver(epoch, 0, Packet::Step(step)),
+                Output::Close { sequences, .. } => {
+                    self.deliver(epoch, 0, Packet::Close(sequences));
+                }
+                // A household that drops the epoch as a rule, but not always.
+                Output::Suspect { .. } if !self.rng.one_in(4) => self.at(500, Event::Lose),
+                Output::Suspect { .. }
+                | Output::Accepted { .. }
+                | Output::Token { .. }
+                | Output::Finished { .. }
+                | Output::Failed { .. } => {}
+            }
+        }
+    }
+
+    fn deliver(&mut self, epoch: Epoch, stage: usize, packet: Packet) {
+        let delay = self.rng.between(50, 800);
+        let stream = usize::from(packet.class() == StepClass::Prefill);
+        let newest = &mut self.stages[stage].last_arrival[stream];
+        *newest = (*newest).max(self.now_us + delay);
+        let delay = *newest - self.now_us;
+        self.at(delay, Event::Arrive(epoch, stage, packet));
+    }
+
+    /// An idle stage takes up a packet, from the decode stream as a rule.
+    fn work(&mut self, at: usize) {
+        let stage = &mut self.stages[at];
+        if stage.busy.is_some() {
+            return;
+        }
+        let prefill_first = self.rng.one_in(5);
+        let next = if prefill_first {
+            stage
+                .prefill
+                .pop_front()
+                .or_else(|| stage.decode.pop_front())
+        } else {
+            stage
+                .decode
+                .pop_front()
+                .or_else(|| stage.prefill.pop_front())
+        };
+        let Some(packet) = next else {
+            return;
+        };
+        let takes_us = match &packet {
+            Packet::Step(step) => 200 + 20 * u64::from(step.rows()) + self.rng.between(0, 2000),
+            Packet::Close(_) => 1,
+        };
+        stage.busy = Some(packet);
+        self.at(takes_us, Event::Finish(Epoch(self.epoch), at));
+    }
+
+    fn finish(&mut self, at: usize) {
+        let is_last = at + 1 == self.stages.len();
+        let stage = &mut self.stages[at];
+        let Some(packet) = stage.busy.take() else {
+            return;
+        };
+        let epoch = Epoch(self.epoch);
+        let (step, ran) = match packet {
+            Packet::Close(sequences) => {
+                stage.close(&sequences);
+                if !is_last {
+                    self.deliver(epoch, at + 1, Packet::Close(sequences));
+                }
+                return;
+            }
+            Packet::Step(step) => {
+                let ran = stage.run(&step);
+                (step, ran)
+            }
+        };
+        if self.rng.one_in(self.chaos.swallow) {
+            return;
+        }
+        let ran = if self.rng.one_in(self.chaos.fault) {
+            Err("out of memory on 'attic'".to_owned())
+        } else {
+            ran
+        };
+        let answer = match ran {
+            Err(text) => Input::Fault(FaultFrame {
+                epoch,
+                step: step.id,
+                text,
+            }),
+            Ok(_) if !is_last => return self.deliver(epoch, at + 1, Packet::Step(step)),
+            Ok(samples) => Input::Done(SamplesFrame {
+                epoch,
+                step: step.id,
+                samples,
+            }),
+        };
+        self.send_answer(answer);
+    }
+
+    /// Answers overtake each other, come twice, far too late, or changed.
+    fn send_answer(&mut self, mut answer: Input) {
+        if self.rng.one_in(self.chaos.forge)
+            && let Input::Done(frame) = &mut answer
+        {
+            match frame.samples.first_mut() {
+                Some(sample) => sample.position += 1,
+                None => return self.send_answer(answer),
+            }
+        }
+        let delay = if self.rng.one_in(self.chaos.freeze) {
+            3_000_000
+        } else {
+            self.rng.between(50, 800)
+        };
+        if self.rng.one_in(self.chaos.repeat) {
+            let again = delay + self.rng.between(0, 20_000);
+            self.at(again, Event::Answer(answer.clone()));
+        }
+        self.at(delay, Event::Answer(answer));
+    }
+
+    fn answer(&mut self, input: Input) {
+        match &input {
+            Input::Done(frame) => self.watch.answered(frame.epoch, frame.step),
+            Input::Fault(frame) => self.watch.answered(frame.epoch, frame.step),
+            other => panic!("not an answer: {other:?}"),
+        }
+        self.tell(input).expect("answers are never refused");
+    }
+
+    fn leave(&mut self) {
+        let open = self.watch.open_requests();
+        if open.is_empty() {
+            return;
+        }
+        let (request, choice) = open[(self.rng.next() % open.len() as u64) as usize];
+        let input = if self.rng.one_in(2) {
+            Input::Cancel { request }
+        } else {
+            Input::FinishChoice { request, choice }
+        };
+        self.tell(input).expect("an open choice");
+    }
+
+    fn lose(&mut self) {
+        let reason = "'attic' went to sleep".to_owned();
+        if self.tell(Input::Lost { reason }).is_ok() {
+            self.watch.epoch(None);
+            self.stages.clear();
+            self.epoch += 1;
+            let delay = self.rng.between(1000, 200_000);
+            self.at(delay, Event::Mend);
+        }
+    }
+
+    /// A new epoch with another shape, over a lost one or over one that runs.
+    fn mend(&mut self) {
+        self.epoch += 1;
+        let rng = &mut self.rng;
+        let some = Capacity {
+            epoch: Epoch(0),
+            pages: rng.between(14, 60) as u32,
+            slots: rng.between(1, 7) as u32,
+            context: rng.between(300, 900) as u32,
+            stages: rng.between(1, 5) as u32,
+            chunk_rows: rng.between(1, 128) as u32,
+        };
+        let capacity = Capacity {
+            epoch: Epoch(self.epoch),
+            ..self.fixed.unwrap_or(some)
+        };
+        let fresh = || Stage::new(capacity.pages, capacity.slots);
+        self.stages = (0..capacity.stages).map(|_| fresh()).collect();
+        let effective = Capacity {
+            context: capacity.context.min(capacity.pages * 64),
+            ..capacity
+        };
+        // What failed or ran in the old epoch is judged by the old epoch's context: nothing completes in `Ready`.
+        self.watch.epoch(Some(effective));
+        self.holding = false;
+        self.tell(Input::Ready(capacity)).expect("a newer epoch");
+        assert_eq!(self.session.capacity(), Some(effective));
+    }
+
+    /// Trouble is over: everything that was accepted has to end now, and everything has to be free.
+    pub fn settle(&mut self) {
+        self.chaos = Chaos::default();
+        if self.watch.capacity.is_none() || self.session.load().steps_in_flight > 0 {
+            self.mend();
+        }
+        self.run();
+        if self.session.load().steps_in_flight > 0 {
+            self.mend();
+            self.run();
+        }
+        assert_eq!(self.watch.open_requests(), [], "never ended");
+        assert!(self.watch.nothing_is_held());
+        let load = self.session.load();
+        assert_eq!((load.requests_waiting, load.requests_running), (0, 0));
+        assert_eq!((load.sequences, load.steps_in_flight), (0, 0));
+        assert_eq!(load.pages_free, load.pages_total);
+        assert_eq!(Some(load.slots_free), self.watch.capacity.map(|c| c.slots));
+        assert!(!self.session.is_done());
+        self.tell(Input::Drain).expect("always possible");
+        assert!(self.session.is_done());
+        assert_eq!(self.session.poll_timeout(), None);
+    }
+}
