@@ -461,7 +461,11 @@ pub(super) fn sums_to_lanes<const W: usize, const A: usize>(v: &[__m256i; LANES]
 pub(super) fn prefetch<const N: usize>(block: &[u8; N], ahead: usize) {
     for at in (0..N).step_by(64) {
         let address = block.as_ptr().wrapping_add(ahead).wrapping_add(at);
-        _mm_prefetch::<_MM_HINT_T0>(address.cast());
+        #[allow(unused_unsafe, reason = "older standard libraries call it unsafe")]
+        // SAFETY: a prefetch reads nothing and may name any address.
+        unsafe {
+            _mm_prefetch::<_MM_HINT_T0>(address.cast());
+        }
     }
 }
 
