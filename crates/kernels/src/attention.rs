@@ -14,6 +14,9 @@ use crate::kv::{KvStore, PAGE_POSITIONS};
 use crate::math::{dot_body, exp, max_body, sum_body};
 use crate::{Isa, Pool, parallel_chunks};
 
+/// Value rows that are added in one pass over an output.
+const VALUES_TOGETHER: usize = 4;
+
 /// The shape of one attention layer.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AttendShape {
@@ -48,7 +51,8 @@ struct Head {
 #[derive(Default)]
 struct Scratch {
     heads: Vec<Head>,
-    row: Vec<f32>,
+    /// Value rows in f32.
+    rows: Vec<f32>,
 }
 
 thread_local! {
@@ -75,6 +79,27 @@ fn soften(head: &mut Head, out: &mut [f32]) {
     }
 }
 
+/// `out += weights[i] * values[i]` for one value row after another, each step fused.
+#[inline(always)]
+fn add_values(out: &mut [f32], weights: &[f32], values: &[f32]) {
+    let dim = out.len();
+    if let [w0, w1, w2, w3] = *weights {
+        let (v0, rest) = values.split_at(dim);
+        let (v1, rest) = rest.split_at(dim);
+        let (v2, v3) = rest.split_at(dim);
+        let values = v0.iter().zip(v1).zip(v2).zip(v3);
+        for (out, (((v0, v1), v2), v3)) in out.iter_mut().zip(values) {
+            *out = w3.mul_add(*v3, w2.mul_add(*v2, w1.mul_add(*v1, w0.mul_add(*v0, *out))));
+        }
+        return;
+    }
+    for (weight, values) in weights.iter().zip(values.chunks_exact(dim)) {
+        for (out, value) in out.iter_mut().zip(values) {
+            *out = weight.mul_add(*value, *out);
+        }
+    }
+}
+
 #[inline(always)]
 fn attend_body(
     shape: &AttendShape,
@@ -84,7 +109,7 @@ fn attend_body(
     scratch: &mut Scratch,
 ) {
     let (dim, len) = (shape.head_dim, row.len as usize);
-    scratch.row.resize(dim, 0.0);
+    scratch.rows.resize(VALUES_TOGETHER * dim, 0.0);
     scratch.heads.clear();
     let fresh = Head {
         max: f32::NEG_INFINITY,
@@ -96,7 +121,7 @@ fn attend_body(
     for (block, page) in row.pages[..len.div_ceil(PAGE_POSITIONS)].iter().enumerate() {
         let keys = PAGE_POSITIONS.min(len - block * PAGE_POSITIONS);
         for i in 0..keys {
-            let key = store.key(store.at(*page, kv_head, i), &mut scratch.row);
+            let key = store.key(store.at(*page, kv_head, i), &mut scratch.rows[..dim]);
             for (head, q) in scratch.heads.iter_mut().zip(q.chunks_exact(dim)) {
                 head.scores[i] = dot_body(q, key) * shape.scale;
             }
@@ -105,13 +130,19 @@ fn attend_body(
             head.scores[keys..].fill(f32::NEG_INFINITY);
             soften(head, out);
         }
-        for i in 0..keys {
-            let value = store.value(store.at(*page, kv_head, i), &mut scratch.row);
+        for first in (0..keys).step_by(VALUES_TOGETHER) {
+            let together = VALUES_TOGETHER.min(keys - first);
+            for (i, row) in scratch
+                .rows
+                .chunks_exact_mut(dim)
+                .take(together)
+                .enumerate()
+            {
+                store.value_into(store.at(*page, kv_head, first + i), row);
+            }
             for (head, out) in scratch.heads.iter().zip(out.chunks_exact_mut(dim)) {
-                let weight = head.scores[i];
-                for (out, value) in out.iter_mut().zip(value) {
-                    *out = weight.mul_add(*value, *out);
-                }
+                let weights = &head.scores[first..first + together];
+                add_values(out, weights, &scratch.rows);
             }
         }
     }
@@ -267,8 +298,8 @@ mod tests {
         let sum: f64 = scores.iter().map(|s| (s - most).exp()).sum();
         let mut out = vec![0.0; 48];
         for (i, s) in scores.iter().enumerate() {
-            let value = store.value(at(i), &mut buffer);
-            for (out, v) in out.iter_mut().zip(value) {
+            store.value_into(at(i), &mut buffer);
+            for (out, v) in out.iter_mut().zip(&buffer) {
                 *out += (s - most).exp() / sum * f64::from(*v);
             }
         }

@@ -106,6 +106,9 @@ mod tests {
     #[test]
     fn unknown_name_lists_what_can_be_used() {
         let error = "sse9".parse::<Isa>().unwrap_err().to_string();
-        assert!(error.contains("sse9") && error.contains("scalar"), "{error}");
+        assert!(
+            error.contains("sse9") && error.contains("scalar"),
+            "{error}"
+        );
     }
 }

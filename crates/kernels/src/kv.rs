@@ -169,10 +169,15 @@ impl KvStore {
         self.keys.row(at, buffer)
     }
 
-    /// One value row in f32; `buffer` has the length of a head.
+    /// Widens one value row into `row`, which has the length of a head.
     #[inline(always)]
-    pub(crate) fn value<'a>(&'a self, at: usize, buffer: &'a mut [f32]) -> &'a [f32] {
-        self.values.row(at, buffer)
+    pub(crate) fn value_into(&self, at: usize, row: &mut [f32]) {
+        match &self.values {
+            Plane::F32(all) => row.copy_from_slice(&all[at..at + row.len()]),
+            Plane::F16(all) => all[at..at + row.len()]
+                .reinterpret_cast::<half::f16>()
+                .convert_to_f32_slice(row),
+        }
     }
 
     /// Kv heads and values of a head.
@@ -215,7 +220,13 @@ mod tests {
                 let at = store.at(pages[position as usize / 64], 1, position as usize % 64);
                 let mut buffer = vec![0.0; 40];
                 assert_eq!(bits(store.key(at, &mut buffer)), bits(&stored(&k[40..])));
-                assert_eq!(bits(store.value(at, &mut buffer)), bits(&stored(&v[40..])));
+                assert_eq!(
+                    {
+                        store.value_into(at, &mut buffer);
+                        bits(&buffer)
+                    },
+                    bits(&stored(&v[40..]))
+                );
             }
         }
         Ok(())
