@@ -48,7 +48,10 @@ pub struct AttentionScratch {
 
 /// The position of every row of the batch.
 pub fn positions(spans: &[Span]) -> Vec<u32> {
-    spans.iter().flat_map(|s| (s.start..).take(s.rows)).collect()
+    spans
+        .iter()
+        .flat_map(|s| (s.start..).take(s.rows))
+        .collect()
 }
 
 /// Cuts `[rows][heads][query, gate]` into queries and gates.
@@ -63,7 +66,13 @@ fn split_gates(q: &[f32], head_dim: usize, queries: &mut Vec<f32>, gates: &mut V
 }
 
 /// Norm and rope of all heads in `x` (`[rows][heads * head_dim]`).
-fn place_heads(weights: &Weights, norm: Option<&[f32]>, x: &mut [f32], width: usize, angles: &[f32]) {
+fn place_heads(
+    weights: &Weights,
+    norm: Option<&[f32]>,
+    x: &mut [f32],
+    width: usize,
+    angles: &[f32],
+) {
     let arch = weights.checkpoint.arch();
     let isa = weights.exec.isa;
     let pairing = match arch.rope.pairing {
@@ -106,15 +115,27 @@ pub fn attention(
     } else {
         std::mem::swap(&mut s.q, &mut s.queries);
     }
-    let (wide, narrow) = (shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim);
-    place_heads(weights, layer.q_norm.as_deref(), &mut s.queries, wide, angles);
+    let (wide, narrow) = (
+        shape.heads * shape.head_dim,
+        shape.kv_heads * shape.head_dim,
+    );
+    place_heads(
+        weights,
+        layer.q_norm.as_deref(),
+        &mut s.queries,
+        wide,
+        angles,
+    );
     place_heads(weights, layer.k_norm.as_deref(), &mut s.k, narrow, angles);
     let mut rows = Vec::with_capacity(h.len() / weights.hidden.max(1));
     for span in spans {
         let keys = s.k.chunks_exact(narrow).zip(s.v.chunks_exact(narrow));
         for (position, (k, v)) in (span.start..).zip(keys.skip(span.first_row).take(span.rows)) {
             cache.store.write(&span.pages, position, k, v);
-            rows.push(AttendRow { pages: &span.pages, len: position + 1 });
+            rows.push(AttendRow {
+                pages: &span.pages,
+                len: position + 1,
+            });
         }
     }
     #[allow(clippy::cast_precision_loss, reason = "head dimensions are small")]
@@ -127,7 +148,15 @@ pub fn attention(
     };
     let exec = &weights.exec;
     let out = sized(&mut s.out, rows.len() * wide);
-    kernels::attend_rows(&exec.pool, exec.isa, &attend, &cache.store, &rows, &s.queries, out);
+    kernels::attend_rows(
+        &exec.pool,
+        exec.isa,
+        &attend,
+        &cache.store,
+        &rows,
+        &s.queries,
+        out,
+    );
     if gated {
         let gates = &s.gates;
         kernels::parallel_chunks(&exec.pool, &mut s.out, wide, |row, out| {
@@ -135,5 +164,11 @@ pub fn attention(
             kernels::sigmoid_gate(exec.isa, out, gates);
         });
     }
-    project_out(weights, &layer.o, &s.out, &mut scratch.out_acts, &mut scratch.mixed)
+    project_out(
+        weights,
+        &layer.o,
+        &s.out,
+        &mut scratch.out_acts,
+        &mut scratch.mixed,
+    )
 }

@@ -118,18 +118,40 @@ pub fn delta_net(
             state,
         })
         .collect();
-    let input = DeltaInput { mixed: &s.qkv, z: &s.z, a: &s.a, b: &s.b };
+    let input = DeltaInput {
+        mixed: &s.qkv,
+        z: &s.z,
+        a: &s.a,
+        b: &s.b,
+    };
     let out = sized(&mut s.out, s.z.len());
-    net.forward(&exec.pool, exec.isa, &input, &mut runs, &mut s.kernel, out);
+    net.forward(
+        (&exec.pool, exec.isa),
+        &input,
+        &mut runs,
+        &mut s.kernel,
+        out,
+    );
     for (span, state) in spans.iter().zip(states) {
         cache.put(span.slot, state);
     }
-    project_out(weights, &layer.out, &s.out, &mut scratch.out_acts, &mut scratch.mixed)
+    project_out(
+        weights,
+        &layer.out,
+        &s.out,
+        &mut scratch.out_acts,
+        &mut scratch.mixed,
+    )
 }
 
 impl DeltaCache {
     /// Takes the state of a span's slot, reset or committed as the span asks.
-    fn prepare(&mut self, weights: &Weights, net: &DeltaNet, span: &Span) -> Result<DeltaState, EngineError> {
+    fn prepare(
+        &mut self,
+        weights: &Weights,
+        net: &DeltaNet,
+        span: &Span,
+    ) -> Result<DeltaState, EngineError> {
         let slot = self
             .slots
             .get_mut(span.slot as usize)
@@ -138,7 +160,11 @@ impl DeltaCache {
         match span.before {
             Before::Reset => state.reset(),
             Before::Commit(n) => {
-                net.commit(&weights.exec.pool, weights.exec.isa, &mut state, n as usize);
+                net.commit(
+                    (&weights.exec.pool, weights.exec.isa),
+                    &mut state,
+                    n as usize,
+                );
             }
         }
         Ok(state)

@@ -43,11 +43,19 @@ pub fn project(
         acts.need(weights.exec.isa, weight.ty.act_format(), x, weight.cols);
     }
     for (weight, out) in outs {
-        let Some(acts) = acts.get(weight.ty.act_format()) else { continue };
+        let Some(acts) = acts.get(weight.ty.act_format()) else {
+            continue;
+        };
         let rows = acts.rows();
         let out = sized(out, rows * weight.rows);
         let w = weight.matrix(&weights.checkpoint)?;
-        tasks.push(MatmulTask { w, acts, act_rows: Rows::Range(0..rows), segments: 1, out });
+        tasks.push(MatmulTask {
+            w,
+            acts,
+            act_rows: Rows::Range(0..rows),
+            segments: 1,
+            out,
+        });
     }
     parallel_matmul(&weights.exec.pool, weights.exec.isa, &mut tasks);
     Ok(())
@@ -65,12 +73,20 @@ pub fn project_out(
 ) -> Result<(), EngineError> {
     acts.clear();
     acts.need(weights.exec.isa, weight.ty.act_format(), x, weight.cols);
-    let Some(acts) = acts.get(weight.ty.act_format()) else { return Ok(()) };
+    let Some(acts) = acts.get(weight.ty.act_format()) else {
+        return Ok(());
+    };
     let rows = acts.rows();
     let w = weight.matrix(&weights.checkpoint)?;
     let segments = segments_for(weight.ty, weight.cols);
     let out = sized(out, rows * weight.rows);
-    let task = MatmulTask { w, acts, act_rows: Rows::Range(0..rows), segments, out };
+    let task = MatmulTask {
+        w,
+        acts,
+        act_rows: Rows::Range(0..rows),
+        segments,
+        out,
+    };
     parallel_matmul(&weights.exec.pool, weights.exec.isa, &mut [task]);
     Ok(())
 }

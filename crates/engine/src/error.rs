@@ -36,7 +36,9 @@ pub enum EngineError {
     #[error("this slice holds no {0}: the step belongs to another stage")]
     NotHeld(&'static str),
     /// A sequence was continued that was never opened here.
-    #[error("sequence {0} is not known here: it was closed, or this stage was restarted; open it again from its tokens")]
+    #[error(
+        "sequence {0} is not known here: it was closed, or this stage was restarted; open it again from its tokens"
+    )]
     UnknownSequence(u64),
     /// A run was polled or provided for out of turn.
     #[error("run is {0}")]

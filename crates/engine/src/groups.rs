@@ -157,7 +157,9 @@ mod tests {
             tree_sum(Subtree(1), groups, &mut rows).unwrap()
         };
         for bits in 0..256u32 {
-            let set = (0..8).filter(|g| bits >> g & 1 == 1).fold(GroupSet::none(), GroupSet::with);
+            let set = (0..8)
+                .filter(|g| bits >> g & 1 == 1)
+                .fold(GroupSet::none(), GroupSet::with);
             let mut met = BTreeMap::new();
             for part in [set, set.missing(groups)] {
                 for node in part.cover(groups) {

@@ -33,7 +33,11 @@ impl HeadScratch {
 ///
 /// # Errors
 /// When an id is not below the vocabulary.
-pub fn embed(weights: &Weights, embedding: &Weight, tokens: &[u32]) -> Result<Vec<f32>, EngineError> {
+pub fn embed(
+    weights: &Weights,
+    embedding: &Weight,
+    tokens: &[u32],
+) -> Result<Vec<f32>, EngineError> {
     let table = embedding.matrix(&weights.checkpoint)?;
     let mut x = vec![0.0; tokens.len() * weights.hidden];
     for (token, row) in tokens.iter().zip(x.chunks_exact_mut(weights.hidden)) {
@@ -89,17 +93,30 @@ pub fn samples(
     for part in wanted.chunks(HEAD_ROWS) {
         logits(weights, head, part, x, scratch)?;
         let mut drawn = vec![None; part.len()];
-        let rows: Vec<_> = part.iter().zip(scratch.logits.chunks_exact(head.matrix.rows)).collect();
+        let rows: Vec<_> = part
+            .iter()
+            .zip(scratch.logits.chunks_exact(head.matrix.rows))
+            .collect();
         kernels::parallel_chunks(&weights.exec.pool, &mut drawn, 1, |index, slot| {
-            let Some((want, logits)) = rows.get(index) else { return };
+            let Some((want, logits)) = rows.get(index) else {
+                return;
+            };
             let sequence = spans.get(want.span).and_then(|s| sequences.get(s.sequence));
             if let (Some(sequence), [slot]) = (sequence, slot) {
                 let (history, open) = (&sequence.history, &sequence.open);
-                *slot = Some(sample::draw(weights.exec.isa, logits, history, open, want.position));
+                *slot = Some(sample::draw(
+                    weights.exec.isa,
+                    logits,
+                    history,
+                    open,
+                    want.position,
+                ));
             }
         });
         for (want, drawn) in part.iter().zip(drawn) {
-            let span = spans.get(want.span).ok_or(EngineError::Turn("without its rows"))?;
+            let span = spans
+                .get(want.span)
+                .ok_or(EngineError::Turn("without its rows"))?;
             let drawn = drawn.ok_or(EngineError::UnknownSequence(span.sequence.0))?;
             out.push(sample::sampled(span.sequence, want.position, drawn));
         }
@@ -125,12 +142,22 @@ fn logits(
     crate::run::norm_rows(weights, &scratch.rows, &head.norm, &mut scratch.normed);
     let format = head.matrix.ty.act_format();
     scratch.acts.clear();
-    scratch.acts.need(weights.exec.isa, format, &scratch.normed, hidden);
-    let Some(acts) = scratch.acts.get(format) else { return Ok(()) };
+    scratch
+        .acts
+        .need(weights.exec.isa, format, &scratch.normed, hidden);
+    let Some(acts) = scratch.acts.get(format) else {
+        return Ok(());
+    };
     let out = sized(&mut scratch.logits, rows.len() * head.matrix.rows);
     let w = head.matrix.matrix(&weights.checkpoint)?;
     let act_rows = Rows::Range(0..rows.len());
-    let task = MatmulTask { w, acts, act_rows, segments: 1, out };
+    let task = MatmulTask {
+        w,
+        acts,
+        act_rows,
+        segments: 1,
+        out,
+    };
     parallel_matmul(&weights.exec.pool, weights.exec.isa, &mut [task]);
     Ok(())
 }

@@ -19,7 +19,9 @@ struct Layer<'a> {
 
 impl Layer<'_> {
     fn matrix(&self, role: LayerRole) -> Result<Weight, EngineError> {
-        Ok(Weight::of(&self.checkpoint.matrix(Role::Layer(self.index, role))?))
+        Ok(Weight::of(
+            &self.checkpoint.matrix(Role::Layer(self.index, role))?,
+        ))
     }
 
     fn vector(&self, role: LayerRole) -> Result<Vec<f32>, EngineError> {
@@ -28,13 +30,28 @@ impl Layer<'_> {
 
     fn expert(&self, expert: u32) -> Result<FfnWeights, EngineError> {
         let of = |proj| -> Result<Weight, EngineError> {
-            Ok(Weight::of(&self.checkpoint.expert(self.index, proj, expert)?))
+            Ok(Weight::of(
+                &self.checkpoint.expert(self.index, proj, expert)?,
+            ))
         };
-        Ok(FfnWeights { gate: of(Proj::Gate)?, up: of(Proj::Up)?, down: of(Proj::Down)? })
+        Ok(FfnWeights {
+            gate: of(Proj::Gate)?,
+            up: of(Proj::Up)?,
+            down: of(Proj::Down)?,
+        })
     }
 
-    fn ffn(&self, gate: LayerRole, up: LayerRole, down: LayerRole) -> Result<FfnWeights, EngineError> {
-        Ok(FfnWeights { gate: self.matrix(gate)?, up: self.matrix(up)?, down: self.matrix(down)? })
+    fn ffn(
+        &self,
+        gate: LayerRole,
+        up: LayerRole,
+        down: LayerRole,
+    ) -> Result<FfnWeights, EngineError> {
+        Ok(FfnWeights {
+            gate: self.matrix(gate)?,
+            up: self.matrix(up)?,
+            down: self.matrix(down)?,
+        })
     }
 
     fn attention(&self) -> Result<AttentionWeights, EngineError> {
@@ -52,7 +69,10 @@ impl Layer<'_> {
 
     fn delta(&self) -> Result<DeltaWeights, EngineError> {
         let arch = self.checkpoint.arch();
-        let shape = arch.delta.as_ref().ok_or(EngineError::NotHeld("delta net shape"))?;
+        let shape = arch
+            .delta
+            .as_ref()
+            .ok_or(EngineError::NotHeld("delta net shape"))?;
         let vectors = Recurrent {
             conv: self.vector(LayerRole::DeltaConv)?,
             decay: self.vector(LayerRole::DeltaDecay)?,
@@ -96,7 +116,13 @@ impl Layer<'_> {
             }
         }
         let shared = shape.shared_width.is_some();
-        let ffn = || self.ffn(LayerRole::SharedGate, LayerRole::SharedUp, LayerRole::SharedDown);
+        let ffn = || {
+            self.ffn(
+                LayerRole::SharedGate,
+                LayerRole::SharedUp,
+                LayerRole::SharedDown,
+            )
+        };
         let router = || self.matrix(LayerRole::SharedRouter);
         Ok(MoeWeights {
             travel: self.travel_format(experts)?,
@@ -112,7 +138,11 @@ impl Layer<'_> {
 ///
 /// # Errors
 /// When the files do not hold a tensor.
-pub fn layer(checkpoint: &Checkpoint, index: u32, held: GroupSet) -> Result<LayerWeights, EngineError> {
+pub fn layer(
+    checkpoint: &Checkpoint,
+    index: u32,
+    held: GroupSet,
+) -> Result<LayerWeights, EngineError> {
     let arch = checkpoint.arch();
     let kind = arch.layers.get(index as usize).ok_or(EngineError::Slice {
         what: "layer",

@@ -70,7 +70,11 @@ impl Pairs {
         let mut by_expert: BTreeMap<u32, Vec<(u32, f32)>> = BTreeMap::new();
         for (row, route) in (0u32..).zip(routes) {
             for (expert, weight) in &route.experts {
-                if moe.experts.get(*expert as usize).is_some_and(Option::is_some) {
+                if moe
+                    .experts
+                    .get(*expert as usize)
+                    .is_some_and(Option::is_some)
+                {
                     by_expert.entry(*expert).or_default().push((row, *weight));
                 }
             }
@@ -113,7 +117,9 @@ fn held<'a>(moe: &'a MoeWeights, expert: u32) -> Result<&'a FfnWeights, EngineEr
 }
 
 fn made(acts: &ActSet, weight: &Weight) -> Result<(), EngineError> {
-    acts.get(weight.ty.act_format()).map(|_| ()).ok_or(EngineError::Turn("missing its activations"))
+    acts.get(weight.ty.act_format())
+        .map(|_| ())
+        .ok_or(EngineError::Turn("missing its activations"))
 }
 
 /// Runs the held experts on their rows: fills `scratch.down` with `[pairs][hidden]`.
@@ -124,7 +130,9 @@ fn run_pairs(
     acts: &ActSet,
     scratch: &mut MoeScratch,
 ) -> Result<(), EngineError> {
-    let Some((first, ..)) = pairs.experts.first() else { return Ok(()) };
+    let Some((first, ..)) = pairs.experts.first() else {
+        return Ok(());
+    };
     let width = held(moe, *first)?.gate.rows;
     let hidden = held(moe, *first)?.down.rows;
     let n = pairs.rows.len();
@@ -136,10 +144,18 @@ fn run_pairs(
         let ffn = held(moe, *expert)?;
         for (weight, out) in [(&ffn.gate, gate), (&ffn.up, up)] {
             made(acts, weight)?;
-            let Some(acts) = acts.get(weight.ty.act_format()) else { continue };
+            let Some(acts) = acts.get(weight.ty.act_format()) else {
+                continue;
+            };
             let rows = pairs.rows.get(*first..*end).unwrap_or_default();
             let w = weight.matrix(checkpoint)?;
-            tasks.push(MatmulTask { w, acts, act_rows: Rows::List(rows), segments: 1, out });
+            tasks.push(MatmulTask {
+                w,
+                acts,
+                act_rows: Rows::List(rows),
+                segments: 1,
+                out,
+            });
         }
     }
     parallel_matmul(&weights.exec.pool, weights.exec.isa, &mut tasks);
@@ -147,16 +163,26 @@ fn run_pairs(
     scratch.acts.clear();
     for (expert, ..) in &pairs.experts {
         let format = held(moe, *expert)?.down.ty.act_format();
-        scratch.acts.need(weights.exec.isa, format, &scratch.mid, width);
+        scratch
+            .acts
+            .need(weights.exec.isa, format, &scratch.mid, width);
     }
     let down = outputs(sized(&mut scratch.down, n * hidden), pairs, hidden);
     let mut tasks = Vec::with_capacity(pairs.experts.len());
     for ((expert, first, end), out) in pairs.experts.iter().zip(down) {
         let weight = &held(moe, *expert)?.down;
-        let Some(acts) = scratch.acts.get(weight.ty.act_format()) else { continue };
+        let Some(acts) = scratch.acts.get(weight.ty.act_format()) else {
+            continue;
+        };
         let segments = segments_for(weight.ty, weight.cols);
         let w = weight.matrix(checkpoint)?;
-        tasks.push(MatmulTask { w, acts, act_rows: Rows::Range(*first..*end), segments, out });
+        tasks.push(MatmulTask {
+            w,
+            acts,
+            act_rows: Rows::Range(*first..*end),
+            segments,
+            out,
+        });
     }
     parallel_matmul(&weights.exec.pool, weights.exec.isa, &mut tasks);
     Ok(())
@@ -172,7 +198,9 @@ struct RowSum<'a> {
 
 impl RowSum<'_> {
     fn within(&self, first: u32, size: u32) -> impl Iterator<Item = &(u32, f32, &[f32])> {
-        self.terms.iter().filter(move |t| (first..first + size).contains(&t.0))
+        self.terms
+            .iter()
+            .filter(move |t| (first..first + size).contains(&t.0))
     }
 
     /// Writes the sum below `node` to `out`; false where no term lies below it.
@@ -245,13 +273,18 @@ pub fn partials(
         }
     }
     let mut values = vec![0.0; entries.len() * hidden];
-    kernels::parallel_chunks(&weights.exec.pool, &mut values, hidden.max(1), |index, out| {
-        if let Some((row, node)) = entries.get(index)
-            && let Some(sum) = sums.get(*row as usize)
-        {
-            sum.below(*node, out);
-        }
-    });
+    kernels::parallel_chunks(
+        &weights.exec.pool,
+        &mut values,
+        hidden.max(1),
+        |index, out| {
+            if let Some((row, node)) = entries.get(index)
+                && let Some(sum) = sums.get(*row as usize)
+            {
+                sum.below(*node, out);
+            }
+        },
+    );
     Ok(Partials { entries, values })
 }
 
@@ -268,7 +301,12 @@ pub fn combine(
 ) -> Result<Vec<f32>, EngineError> {
     let groups = expert_groups(experts);
     let mut by_row: Vec<BTreeMap<Subtree, Vec<f32>>> = vec![BTreeMap::new(); routes.len()];
-    let wrong = |what, got: u64, expected: u64| EngineError::Partials { layer, what, got, expected };
+    let wrong = |what, got: u64, expected: u64| EngineError::Partials {
+        layer,
+        what,
+        got,
+        expected,
+    };
     for part in parts {
         let expected = part.entries.len() * hidden;
         if part.values.len() != expected {
@@ -298,9 +336,16 @@ pub fn combine(
                 met = met.with(group);
             }
         }
-        let missing = route.experts.iter().find(|(e, _)| !met.contains(group_of(*e, experts)));
+        let missing = route
+            .experts
+            .iter()
+            .find(|(e, _)| !met.contains(group_of(*e, experts)));
         if let Some((expert, _)) = missing {
-            return Err(wrong("missing expert", u64::from(*expert), u64::from(*expert)));
+            return Err(wrong(
+                "missing expert",
+                u64::from(*expert),
+                u64::from(*expert),
+            ));
         }
         match tree_sum(Subtree(1), groups, rows) {
             Some(row) => out.extend(row),

@@ -71,7 +71,9 @@ impl Run {
     pub(crate) fn begin(slice: &mut Slice, step: Step, input: Input) -> Result<Self, EngineError> {
         let rows = step.tokens.len();
         let x = match (input, &slice.weights.embedding) {
-            (Input::Tokens, Some(embedding)) => head::embed(&slice.weights, embedding, &step.tokens)?,
+            (Input::Tokens, Some(embedding)) => {
+                head::embed(&slice.weights, embedding, &step.tokens)?
+            }
             (Input::Tokens, None) => return Err(EngineError::NotHeld("embedding")),
             (Input::Rows(_), Some(_)) => return Err(EngineError::NotHeld("stage before it")),
             (Input::Rows(x), None) => x,
@@ -87,7 +89,14 @@ impl Run {
         let positions = attention::positions(&spans);
         let mut angles = Vec::new();
         slice.weights.rope.fill(&positions, &mut angles);
-        Ok(Self { step, spans, angles, x, state: State::Layer(0), parts: Vec::new() })
+        Ok(Self {
+            step,
+            spans,
+            angles,
+            x,
+            state: State::Layer(0),
+            parts: Vec::new(),
+        })
     }
 
     /// The step that runs.
@@ -127,7 +136,9 @@ impl Run {
                     }
                     let parts = std::mem::take(&mut self.parts);
                     let w = &slice.weights;
-                    let layer = w.first_layer.saturating_add(u32::try_from(index).unwrap_or(u32::MAX));
+                    let layer = w
+                        .first_layer
+                        .saturating_add(u32::try_from(index).unwrap_or(u32::MAX));
                     let routed = moe::combine(layer, w.experts, &routes, &parts, w.hidden)?;
                     self.add(w, &routed, &shared);
                     self.state = State::Layer(index + 1);
@@ -153,16 +164,33 @@ impl Run {
 
     /// Attention or delta net of one layer, added to the residual stream.
     fn mix(&mut self, slice: &mut Slice, index: usize) -> Result<(), EngineError> {
-        let Slice { weights, caches, scratch, .. } = slice;
+        let Slice {
+            weights,
+            caches,
+            scratch,
+            ..
+        } = slice;
         let (Some(layer), Some(cache)) = (weights.layers.get(index), caches.get_mut(index)) else {
             return Err(EngineError::NotHeld("such layer"));
         };
         let mut normed = std::mem::take(&mut scratch.normed);
-        norm_rows(weights, &self.x, &layer.attn_norm, sized(&mut normed, self.x.len()));
+        norm_rows(
+            weights,
+            &self.x,
+            &layer.attn_norm,
+            sized(&mut normed, self.x.len()),
+        );
         scratch.acts.clear();
         match (&layer.mixer, cache) {
             (MixerWeights::Attention(w), LayerCache::Attention(cache)) => {
-                attention::attention(weights, w, (&self.spans, &self.angles), &normed, cache, scratch)?;
+                attention::attention(
+                    weights,
+                    w,
+                    (&self.spans, &self.angles),
+                    &normed,
+                    cache,
+                    scratch,
+                )?;
             }
             (MixerWeights::Delta(w), LayerCache::Delta(cache)) => {
                 delta::delta_net(weights, w, &self.spans, &normed, cache, scratch)?;
@@ -180,15 +208,31 @@ impl Run {
         slice: &mut Slice,
         index: usize,
     ) -> Result<Option<ExpertRequest>, EngineError> {
-        let Slice { weights, scratch, .. } = slice;
-        let layer = weights.layers.get(index).ok_or(EngineError::NotHeld("such layer"))?;
+        let Slice {
+            weights, scratch, ..
+        } = slice;
+        let layer = weights
+            .layers
+            .get(index)
+            .ok_or(EngineError::NotHeld("such layer"))?;
         let mut normed = std::mem::take(&mut scratch.normed);
-        norm_rows(weights, &self.x, &layer.ffn_norm, sized(&mut normed, self.x.len()));
+        norm_rows(
+            weights,
+            &self.x,
+            &layer.ffn_norm,
+            sized(&mut normed, self.x.len()),
+        );
         scratch.normed = normed;
         scratch.acts.clear();
         match &layer.ffn {
             FeedForward::Dense(ffn) => {
-                let Scratch { normed, acts, ffn: buffers, mixed, .. } = scratch;
+                let Scratch {
+                    normed,
+                    acts,
+                    ffn: buffers,
+                    mixed,
+                    ..
+                } = scratch;
                 dense::feed_forward(weights, ffn, normed, acts, buffers, mixed)?;
                 kernels::add(weights.exec.isa, &mut self.x, &scratch.mixed);
                 self.state = State::Layer(index + 1);
@@ -196,7 +240,11 @@ impl Run {
             }
             FeedForward::Moe(moe) => {
                 let routes = route(weights, moe, scratch)?;
-                let held = weights.groups.get(index).copied().unwrap_or(GroupSet::none());
+                let held = weights
+                    .groups
+                    .get(index)
+                    .copied()
+                    .unwrap_or(GroupSet::none());
                 let missing = missing(weights.experts, held, &routes);
                 if missing.is_empty() {
                     self.state = State::Own(index, routes);
@@ -216,21 +264,47 @@ impl Run {
         index: usize,
         routes: &[RowRoute],
     ) -> Result<Vec<f32>, EngineError> {
-        let Slice { weights, scratch, .. } = slice;
-        let layer = weights.layers.get(index).ok_or(EngineError::NotHeld("such layer"))?;
+        let Slice {
+            weights, scratch, ..
+        } = slice;
+        let layer = weights
+            .layers
+            .get(index)
+            .ok_or(EngineError::NotHeld("such layer"))?;
         let FeedForward::Moe(moe) = &layer.ffn else {
             return Err(EngineError::NotHeld("experts in this layer"));
         };
         // Another run may have used the buffers since the rows were sent out.
         let mut normed = std::mem::take(&mut scratch.normed);
-        norm_rows(weights, &self.x, &layer.ffn_norm, sized(&mut normed, self.x.len()));
+        norm_rows(
+            weights,
+            &self.x,
+            &layer.ffn_norm,
+            sized(&mut normed, self.x.len()),
+        );
         scratch.normed = normed;
         scratch.acts.clear();
-        let Scratch { normed, acts, ffn: buffers, mixed, moe: moe_scratch, .. } = scratch;
+        let Scratch {
+            normed,
+            acts,
+            ffn: buffers,
+            mixed,
+            moe: moe_scratch,
+            ..
+        } = scratch;
         for weight in moe.experts.iter().flatten().flat_map(|e| [&e.gate, &e.up]) {
-            acts.need(weights.exec.isa, weight.ty.act_format(), normed, weights.hidden);
+            acts.need(
+                weights.exec.isa,
+                weight.ty.act_format(),
+                normed,
+                weights.hidden,
+            );
         }
-        let held = weights.groups.get(index).copied().unwrap_or(GroupSet::none());
+        let held = weights
+            .groups
+            .get(index)
+            .copied()
+            .unwrap_or(GroupSet::none());
         let own = moe::partials(weights, moe, held, routes, acts, moe_scratch)?;
         self.parts.push(own);
         let Some((shared, router)) = moe.shared.as_ref().zip(moe.shared_router.as_ref()) else {
@@ -275,7 +349,12 @@ impl Run {
     }
 
     fn finish(&mut self, slice: &mut Slice) -> Result<Poll, EngineError> {
-        let Slice { weights, scratch, sequences, .. } = slice;
+        let Slice {
+            weights,
+            scratch,
+            sequences,
+            ..
+        } = slice;
         let x = std::mem::take(&mut self.x);
         match &weights.head {
             None => Ok(Poll::Rows(x)),
@@ -289,13 +368,21 @@ impl Run {
 }
 
 /// The experts of every normed row in `scratch.normed`, ascending by id.
-fn route(weights: &Weights, moe: &MoeWeights, scratch: &mut Scratch) -> Result<Vec<RowRoute>, EngineError> {
+fn route(
+    weights: &Weights,
+    moe: &MoeWeights,
+    scratch: &mut Scratch,
+) -> Result<Vec<RowRoute>, EngineError> {
     let shape = weights.checkpoint.arch().moe.as_ref();
     let shape = shape.ok_or(EngineError::NotHeld("experts"))?;
     let mut outs = [(&moe.router, Vec::new())];
     dense::project(weights, &scratch.normed, &mut scratch.acts, &mut outs)?;
     let [(_, mut logits)] = outs;
-    let applied = if shape.renormalise { Applied::Renormalised } else { Applied::Raw };
+    let applied = if shape.renormalise {
+        Applied::Renormalised
+    } else {
+        Applied::Raw
+    };
     Ok(logits
         .chunks_exact_mut(shape.experts.max(1))
         .map(|row| {
@@ -325,9 +412,16 @@ fn request(
     scratch: &mut Scratch,
 ) -> ExpertRequest {
     let mut acts = Acts::new();
-    acts.quantize(weights.exec.isa, moe.travel, &scratch.normed, weights.hidden);
+    acts.quantize(
+        weights.exec.isa,
+        moe.travel,
+        &scratch.normed,
+        weights.hidden,
+    );
     ExpertRequest {
-        layer: weights.first_layer.saturating_add(u32::try_from(index).unwrap_or(u32::MAX)),
+        layer: weights
+            .first_layer
+            .saturating_add(u32::try_from(index).unwrap_or(u32::MAX)),
         missing,
         acts,
         routes: routes.to_vec(),

@@ -38,7 +38,9 @@ impl History {
     /// Forgets the tokens from position `len` on.
     pub fn truncate(&mut self, len: u32, prompt_len: u32) {
         while self.tokens.len() > len as usize {
-            let Some(token) = self.tokens.pop() else { break };
+            let Some(token) = self.tokens.pop() else {
+                break;
+            };
             let output = self.tokens.len() >= prompt_len as usize;
             if let Some(seen) = self.seen.get_mut(&token) {
                 seen.total -= 1;
@@ -51,7 +53,13 @@ impl History {
 /// Draws the token for `position` and fills in the log-probabilities that were asked for.
 ///
 /// `logits`: `[vocab]` raw values of the row before `position`. NaN counts as the smallest value.
-pub fn draw(isa: kernels::Isa, logits: &[f32], history: &History, open: &Open, position: u32) -> (u32, f32, Vec<(u32, f32)>) {
+pub fn draw(
+    isa: kernels::Isa,
+    logits: &[f32],
+    history: &History,
+    open: &Open,
+    position: u32,
+) -> (u32, f32, Vec<(u32, f32)>) {
     let sampling = &open.sampling;
     let token = if plain_greedy(sampling, position) {
         greedy(logits)
@@ -72,14 +80,27 @@ pub fn draw(isa: kernels::Isa, logits: &[f32], history: &History, open: &Open, p
         Some(l) => (f64::from(*l) - norm) as f32,
         None => f32::NEG_INFINITY,
     };
-    let top = largest(logits, k as usize).into_iter().map(|id| (id, of(id))).collect();
+    let top = largest(logits, k as usize)
+        .into_iter()
+        .map(|id| (id, of(id)))
+        .collect();
     (token, of(token), top)
 }
 
 /// One drawn token as it travels.
-pub fn sampled(sequence: proto::SequenceId, position: u32, drawn: (u32, f32, Vec<(u32, f32)>)) -> Sampled {
+pub fn sampled(
+    sequence: proto::SequenceId,
+    position: u32,
+    drawn: (u32, f32, Vec<(u32, f32)>),
+) -> Sampled {
     let (token, logprob, top) = drawn;
-    Sampled { sequence, position, token, logprob, top }
+    Sampled {
+        sequence,
+        position,
+        token,
+        logprob,
+        top,
+    }
 }
 
 fn plain_greedy(s: &Sampling, position: u32) -> bool {
@@ -104,9 +125,15 @@ fn adjust(logits: &[f32], history: &History, s: &Sampling, position: u32) -> Vec
         }
     }
     for (id, seen) in &history.seen {
-        let Some(l) = out.get_mut(*id as usize) else { continue };
+        let Some(l) = out.get_mut(*id as usize) else {
+            continue;
+        };
         if seen.total > 0 {
-            *l = if *l > 0.0 { *l / s.repetition } else { *l * s.repetition };
+            *l = if *l > 0.0 {
+                *l / s.repetition
+            } else {
+                *l * s.repetition
+            };
         }
         if seen.output > 0 {
             #[allow(clippy::cast_precision_loss, reason = "counts are small")]
@@ -123,7 +150,14 @@ fn value(l: f32) -> f32 {
 
 /// Larger logit first, ties to the lower id.
 fn by_logit(logits: &[f32], a: u32, b: u32) -> Ordering {
-    let of = |id: u32| value(logits.get(id as usize).copied().unwrap_or(f32::NEG_INFINITY));
+    let of = |id: u32| {
+        value(
+            logits
+                .get(id as usize)
+                .copied()
+                .unwrap_or(f32::NEG_INFINITY),
+        )
+    };
     of(b).total_cmp(&of(a)).then(a.cmp(&b))
 }
 
@@ -157,9 +191,18 @@ fn largest(logits: &[f32], k: usize) -> Vec<u32> {
 
 /// Weights relative to the largest logit at the given temperature.
 fn weights(logits: &[f32], kept: &[u32], s: &Sampling) -> Vec<f32> {
-    let scaled = |id: &u32| value(logits.get(*id as usize).copied().unwrap_or(f32::NEG_INFINITY)) / s.temperature;
+    let scaled = |id: &u32| {
+        value(
+            logits
+                .get(*id as usize)
+                .copied()
+                .unwrap_or(f32::NEG_INFINITY),
+        ) / s.temperature
+    };
     let max = kept.iter().map(scaled).fold(f32::NEG_INFINITY, f32::max);
-    kept.iter().map(|id| kernels::exp(scaled(id) - max)).collect()
+    kept.iter()
+        .map(|id| kernels::exp(scaled(id) - max))
+        .collect()
 }
 
 fn pick(logits: Vec<f32>, s: &Sampling, position: u32) -> u32 {
@@ -173,7 +216,10 @@ fn pick(logits: Vec<f32>, s: &Sampling, position: u32) -> u32 {
     };
     let weights = weights(&logits, &kept, s);
     let whole: f64 = if all && !plain {
-        self::weights(&logits, &ids(&logits), s).iter().map(|w| f64::from(*w)).sum()
+        self::weights(&logits, &ids(&logits), s)
+            .iter()
+            .map(|w| f64::from(*w))
+            .sum()
     } else {
         weights.iter().map(|w| f64::from(*w)).sum()
     };
@@ -232,16 +278,25 @@ fn uniform(seed: u64, choice: u32, position: u32) -> f64 {
 /// Philox4x32 with ten rounds.
 fn philox(mut c: [u32; 4], seed: u64) -> [u32; 4] {
     let [s0, s1, s2, s3, s4, s5, s6, s7] = seed.to_le_bytes();
-    let mut key = [u32::from_le_bytes([s0, s1, s2, s3]), u32::from_le_bytes([s4, s5, s6, s7])];
+    let mut key = [
+        u32::from_le_bytes([s0, s1, s2, s3]),
+        u32::from_le_bytes([s4, s5, s6, s7]),
+    ];
     let halves = |product: u64| {
         let [a, b, c, d, e, f, g, h] = product.to_le_bytes();
-        (u32::from_le_bytes([e, f, g, h]), u32::from_le_bytes([a, b, c, d]))
+        (
+            u32::from_le_bytes([e, f, g, h]),
+            u32::from_le_bytes([a, b, c, d]),
+        )
     };
     for _ in 0..10 {
         let (hi0, lo0) = halves(u64::from(c[0]) * 0xD251_1F53);
         let (hi1, lo1) = halves(u64::from(c[2]) * 0xCD9E_8D57);
         c = [hi1 ^ c[1] ^ key[0], lo1, hi0 ^ c[3] ^ key[1], lo0];
-        key = [key[0].wrapping_add(0x9E37_79B9), key[1].wrapping_add(0xBB67_AE85)];
+        key = [
+            key[0].wrapping_add(0x9E37_79B9),
+            key[1].wrapping_add(0xBB67_AE85),
+        ];
     }
     c
 }
@@ -251,7 +306,10 @@ mod tests {
     use super::*;
 
     fn open(sampling: Sampling) -> Open {
-        Open { prompt_len: 2, sampling }
+        Open {
+            prompt_len: 2,
+            sampling,
+        }
     }
 
     fn history(tokens: &[u32]) -> History {
@@ -269,13 +327,19 @@ mod tests {
     /// Known answers of Philox4x32-10 from the Random123 distribution.
     #[test]
     fn philox_gives_the_published_answers() {
-        assert_eq!(philox([0; 4], 0), [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]);
+        assert_eq!(
+            philox([0; 4], 0),
+            [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]
+        );
         assert_eq!(
             philox([u32::MAX; 4], u64::MAX),
             [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]
         );
         assert_eq!(
-            philox([0x243f_6a88, 0x85a3_08d3, 0x1319_8a2e, 0x0370_7344], 0x299f_31d0_a409_3822),
+            philox(
+                [0x243f_6a88, 0x85a3_08d3, 0x1319_8a2e, 0x0370_7344],
+                0x299f_31d0_a409_3822
+            ),
             [0xd16c_fe09, 0x94fd_cceb, 0x5001_e420, 0x2412_6ea1]
         );
     }
@@ -283,7 +347,10 @@ mod tests {
     #[test]
     fn greedy_takes_the_largest_and_ties_go_to_the_lower_id() {
         let h = history(&[]);
-        assert_eq!(token(&[0.0, 3.0, 3.0, f32::NAN], &h, Sampling::default(), 0), 1);
+        assert_eq!(
+            token(&[0.0, 3.0, 3.0, f32::NAN], &h, Sampling::default(), 0),
+            1
+        );
     }
 
     #[test]
@@ -304,7 +371,11 @@ mod tests {
     #[test]
     fn suppressed_tokens_come_back_at_their_position() {
         let h = history(&[]);
-        let s = Sampling { suppress: vec![1], suppress_until: 5, ..Sampling::default() };
+        let s = Sampling {
+            suppress: vec![1],
+            suppress_until: 5,
+            ..Sampling::default()
+        };
         assert_eq!(token(&[1.0, 9.0], &h, s.clone(), 4), 0);
         assert_eq!(token(&[1.0, 9.0], &h, s, 5), 1);
     }
@@ -314,17 +385,39 @@ mod tests {
         let logits: Vec<f32> = (0..400u16).map(|i| -f32::from(i) * 0.01).collect();
         let h = history(&[]);
         let drawn = |s: Sampling| -> std::collections::BTreeSet<u32> {
-            (0..4000).map(|p| token(&logits, &h, s.clone(), p)).collect()
+            (0..4000)
+                .map(|p| token(&logits, &h, s.clone(), p))
+                .collect()
         };
-        let base = Sampling { temperature: 1.0, seed: 7, ..Sampling::default() };
-        let k = drawn(Sampling { top_k: 3, ..base.clone() });
+        let base = Sampling {
+            temperature: 1.0,
+            seed: 7,
+            ..Sampling::default()
+        };
+        let k = drawn(Sampling {
+            top_k: 3,
+            ..base.clone()
+        });
         assert_eq!(k.into_iter().collect::<Vec<_>>(), [0, 1, 2]);
         let whole: f64 = logits.iter().map(|l| f64::from(*l).exp()).sum();
         let mut sum = 0.0;
-        let n = logits.iter().take_while(|l| { let go = sum < 0.02 * whole; sum += f64::from(**l).exp(); go }).count();
-        let p = drawn(Sampling { top_p: 0.02, ..base.clone() });
+        let n = logits
+            .iter()
+            .take_while(|l| {
+                let go = sum < 0.02 * whole;
+                sum += f64::from(**l).exp();
+                go
+            })
+            .count();
+        let p = drawn(Sampling {
+            top_p: 0.02,
+            ..base.clone()
+        });
         assert_eq!(p.len(), n);
-        let m = drawn(Sampling { min_p: 0.955, ..base });
+        let m = drawn(Sampling {
+            min_p: 0.955,
+            ..base
+        });
         assert_eq!(m.into_iter().collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
     }
 
@@ -332,11 +425,24 @@ mod tests {
     fn draws_follow_the_distribution_and_the_seed() {
         let logits = [0.0, f32::ln(3.0)];
         let h = history(&[]);
-        let s = Sampling { temperature: 1.0, seed: 11, ..Sampling::default() };
-        let ones = (0..20_000).filter(|p| token(&logits, &h, s.clone(), *p) == 1).count();
-        assert!((14_700..15_300).contains(&ones), "{ones} of 20000, 15000 expected");
+        let s = Sampling {
+            temperature: 1.0,
+            seed: 11,
+            ..Sampling::default()
+        };
+        let ones = (0..20_000)
+            .filter(|p| token(&logits, &h, s.clone(), *p) == 1)
+            .count();
+        assert!(
+            (14_700..15_300).contains(&ones),
+            "{ones} of 20000, 15000 expected"
+        );
         let run = |seed, choice| -> Vec<u32> {
-            let s = Sampling { seed, choice, ..s.clone() };
+            let s = Sampling {
+                seed,
+                choice,
+                ..s.clone()
+            };
             (0..64).map(|p| token(&logits, &h, s.clone(), p)).collect()
         };
         assert_eq!(run(1, 0), run(1, 0));
@@ -347,7 +453,11 @@ mod tests {
     #[test]
     fn logprobs_are_the_raw_log_softmax() {
         let logits = [1.0, 2.0, 3.0];
-        let s = Sampling { logprobs: Some(2), bias: vec![(0, 50.0)], ..Sampling::default() };
+        let s = Sampling {
+            logprobs: Some(2),
+            bias: vec![(0, 50.0)],
+            ..Sampling::default()
+        };
         let (id, logprob, top) = draw(kernels::Isa::Scalar, &logits, &history(&[]), &open(s), 0);
         let norm = logits.iter().map(|l| f64::from(*l).exp()).sum::<f64>().ln();
         assert_eq!(id, 0);

@@ -28,7 +28,10 @@ impl ActSet {
         } else {
             Vec::new()
         };
-        let mut set = Self { made: vec![acts], fresh: vec![format] };
+        let mut set = Self {
+            made: vec![acts],
+            fresh: vec![format],
+        };
         if format == ActFormat::F32 {
             for weight in moe.experts.iter().flatten().flat_map(|e| [&e.gate, &e.up]) {
                 set.need(isa, weight.ty.act_format(), &rows, cols);

@@ -64,7 +64,11 @@ pub struct Span {
 }
 
 fn wrong(what: &'static str, got: impl Into<u64>, expected: impl Into<u64>) -> EngineError {
-    EngineError::Step { what, got: got.into(), expected: expected.into() }
+    EngineError::Step {
+        what,
+        got: got.into(),
+        expected: expected.into(),
+    }
 }
 
 impl Sequences {
@@ -102,7 +106,10 @@ impl Sequences {
         let mut first_row = 0;
         for segment in &step.segments {
             let rows = segment.rows as usize;
-            let tokens = step.tokens.get(first_row..first_row + rows).unwrap_or_default();
+            let tokens = step
+                .tokens
+                .get(first_row..first_row + rows)
+                .unwrap_or_default();
             if let Some(span) = self.apply(segment, tokens, first_row) {
                 spans.push(span);
             }

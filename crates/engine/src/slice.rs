@@ -264,8 +264,17 @@ impl Slice {
     pub fn experts(&mut self, request: ExpertRequest) -> Result<Partials, EngineError> {
         let index = request.layer.checked_sub(self.weights.first_layer);
         let index = index.ok_or(EngineError::NotHeld("such layer"))? as usize;
-        let layer = self.weights.layers.get(index).ok_or(EngineError::NotHeld("such layer"))?;
-        let held = self.weights.groups.get(index).copied().unwrap_or(GroupSet::none());
+        let layer = self
+            .weights
+            .layers
+            .get(index)
+            .ok_or(EngineError::NotHeld("such layer"))?;
+        let held = self
+            .weights
+            .groups
+            .get(index)
+            .copied()
+            .unwrap_or(GroupSet::none());
         let FeedForward::Moe(moe) = &layer.ffn else {
             return Err(EngineError::NotHeld("experts in this layer"));
         };
@@ -281,7 +290,9 @@ impl Slice {
             return Err(wrong("routes", request.routes.len(), request.acts.rows()));
         }
         if request.acts.format() != moe.travel {
-            return Err(EngineError::NotHeld("experts that take this activation format"));
+            return Err(EngineError::NotHeld(
+                "experts that take this activation format",
+            ));
         }
         let acts = ActSet::adopt(request.acts, self.weights.exec.isa, moe);
         let scratch = &mut self.scratch.moe;
@@ -295,11 +306,17 @@ fn layer_cache(
     cache: &CacheSpec,
 ) -> Result<LayerCache, EngineError> {
     let arch = checkpoint.arch();
-    let kind = arch.layers.get(index as usize).ok_or(EngineError::NotHeld("such layer"))?;
+    let kind = arch
+        .layers
+        .get(index as usize)
+        .ok_or(EngineError::NotHeld("such layer"))?;
     Ok(match kind.mixer {
         Mixer::Attention => LayerCache::Attention(AttentionCache::new(&arch.attention, cache)?),
         Mixer::DeltaNet => {
-            let shape = arch.delta.as_ref().ok_or(EngineError::NotHeld("delta net shape"))?;
+            let shape = arch
+                .delta
+                .as_ref()
+                .ok_or(EngineError::NotHeld("delta net shape"))?;
             LayerCache::Delta(DeltaCache::new(shape, cache)?)
         }
     })

@@ -1,5 +1,11 @@
 //! The engine against recorded outputs of the official implementation, for every family and both file formats.
-#![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::cast_possible_truncation, reason = "test code")]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::cast_possible_truncation,
+    reason = "test code"
+)]
 
 mod rig;
 
@@ -40,13 +46,21 @@ fn formats(family: &str) -> [String; 2] {
 }
 
 fn compare(what: &str, prompt: &Prompt, logits: &[f32], ids: &[u32]) {
-    assert_eq!(logits.len(), prompt.last_logits.len(), "{what} {}", prompt.name);
+    assert_eq!(
+        logits.len(),
+        prompt.last_logits.len(),
+        "{what} {}",
+        prompt.name
+    );
     let worst = logits
         .iter()
         .zip(&prompt.last_logits)
         .map(|(a, b)| (a - b).abs())
         .fold(0.0f32, f32::max);
-    println!("{what} {}: largest difference of a logit {worst:.1e}", prompt.name);
+    println!(
+        "{what} {}: largest difference of a logit {worst:.1e}",
+        prompt.name
+    );
     assert!(worst <= TOLERANCE, "{what} {}: {worst}", prompt.name);
     assert_eq!(ids, prompt.greedy.ids, "{what} {}", prompt.name);
 }
@@ -97,7 +111,11 @@ fn interleaved_sequences() {
             let mut logits = vec![Vec::new(); seqs.len()];
             let mut next = vec![0; seqs.len()];
             while seqs.iter().any(|s| s.len < s.prompt_len) {
-                for (i, seq) in seqs.iter_mut().enumerate().filter(|(_, s)| s.len < s.prompt_len) {
+                for (i, seq) in seqs
+                    .iter_mut()
+                    .enumerate()
+                    .filter(|(_, s)| s.len < s.prompt_len)
+                {
                     let rows = (5 + i as u32).min(seq.prompt_len - seq.len);
                     next[i] = chain.step(&mut [Want::rows(seq, rows)])[0].token;
                     logits[i] = chain.logits();
@@ -109,12 +127,18 @@ fn interleaved_sequences() {
                     seq.tokens.push(*token);
                 }
                 if done < count {
-                    let mut wants: Vec<Want<'_>> = seqs.iter_mut().map(|s| Want::rows(s, 1)).collect();
+                    let mut wants: Vec<Want<'_>> =
+                        seqs.iter_mut().map(|s| Want::rows(s, 1)).collect();
                     next = chain.step(&mut wants).iter().map(|s| s.token).collect();
                 }
             }
             for ((prompt, seq), logits) in prompts.iter().zip(&seqs).zip(&logits) {
-                compare(&format, prompt, logits, &seq.tokens[seq.prompt_len as usize..]);
+                compare(
+                    &format,
+                    prompt,
+                    logits,
+                    &seq.tokens[seq.prompt_len as usize..],
+                );
             }
         }
     }

@@ -1,6 +1,13 @@
 //! A rig that drives slices by hand: a chain of stages in one process, with owners of expert groups beside them.
 #![allow(dead_code, reason = "each test file uses its own part of the rig")]
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::cast_possible_truncation, reason = "test code")]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::cast_possible_truncation,
+    reason = "test code"
+)]
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -27,11 +34,18 @@ pub fn open(path: &str) -> Arc<Checkpoint> {
 }
 
 pub fn exec(isa: Isa, threads: usize) -> Exec {
-    Exec { pool: Arc::new(Pool::new(threads)), isa }
+    Exec {
+        pool: Arc::new(Pool::new(threads)),
+        isa,
+    }
 }
 
 pub fn cache(kv: KvType) -> CacheSpec {
-    CacheSpec { kv, pages: PAGES, slots: 8 }
+    CacheSpec {
+        kv,
+        pages: PAGES,
+        slots: 8,
+    }
 }
 
 /// Stages in order, and for each layer owners of the groups that its stage lacks.
@@ -56,7 +70,10 @@ pub struct Seq {
 
 impl Seq {
     pub fn new(id: u64, prompt: &[u32]) -> Self {
-        let sampling = Sampling { logprobs: Some(1024), ..Sampling::default() };
+        let sampling = Sampling {
+            logprobs: Some(1024),
+            ..Sampling::default()
+        };
         Self {
             id: SequenceId(id),
             tokens: prompt.to_vec(),
@@ -81,7 +98,13 @@ pub struct Want<'a> {
 
 impl<'a> Want<'a> {
     pub fn rows(seq: &'a mut Seq, rows: u32) -> Self {
-        Self { seq, rows, logits: Logits::Last, commit: 0, provisional: 0 }
+        Self {
+            seq,
+            rows,
+            logits: Logits::Last,
+            commit: 0,
+            provisional: 0,
+        }
     }
 }
 
@@ -96,18 +119,32 @@ impl Chain {
     }
 
     /// As `cut`, with the expert groups in `away` of every layer on an owner of their own each.
-    pub fn placed(checkpoint: &Arc<Checkpoint>, exec: &Exec, kv: KvType, cuts: &[u32], away: &[GroupSet]) -> Self {
+    pub fn placed(
+        checkpoint: &Arc<Checkpoint>,
+        exec: &Exec,
+        kv: KvType,
+        cuts: &[u32],
+        away: &[GroupSet],
+    ) -> Self {
         let layers = checkpoint.arch().layers.len() as u32;
-        let experts = checkpoint.arch().moe.as_ref().map_or(0, |m| m.experts as u32);
+        let experts = checkpoint
+            .arch()
+            .moe
+            .as_ref()
+            .map_or(0, |m| m.experts as u32);
         let groups = proto::facts::expert_groups(experts);
         let taken = away.iter().fold(GroupSet::none(), |all, set| {
-            (0..groups).filter(|g| set.contains(*g)).fold(all, GroupSet::with)
+            (0..groups)
+                .filter(|g| set.contains(*g))
+                .fold(all, GroupSet::with)
         });
         let kept = taken.missing(groups);
         let mut edges = vec![0];
         edges.extend_from_slice(cuts);
         edges.push(layers);
-        let load = |spec: &SliceSpec| Slice::load(Arc::clone(checkpoint), spec, cache(kv), exec.clone()).unwrap();
+        let load = |spec: &SliceSpec| {
+            Slice::load(Arc::clone(checkpoint), spec, cache(kv), exec.clone()).unwrap()
+        };
         let stages = edges
             .windows(2)
             .map(|edge| {
@@ -121,9 +158,21 @@ impl Chain {
             .collect();
         let owners = away
             .iter()
-            .map(|set| load(&SliceSpec { embedding: false, layers: 0..layers, groups: vec![*set; layers as usize], head: false }))
+            .map(|set| {
+                load(&SliceSpec {
+                    embedding: false,
+                    layers: 0..layers,
+                    groups: vec![*set; layers as usize],
+                    head: false,
+                })
+            })
             .collect();
-        Self { stages, owners, next_step: 0, next_page: 0 }
+        Self {
+            stages,
+            owners,
+            next_step: 0,
+            next_page: 0,
+        }
     }
 
     pub fn step(&mut self, wants: &mut [Want<'_>]) -> Vec<Sampled> {
@@ -134,7 +183,12 @@ impl Chain {
             seq.len += want.commit;
             let needed = (seq.len + want.rows).div_ceil(64);
             // Pages are handed out backwards, so that a page table is never the identity by accident.
-            let pages = (seq.pages..needed).map(|_| { self.next_page += 1; PAGES - self.next_page }).collect();
+            let pages = (seq.pages..needed)
+                .map(|_| {
+                    self.next_page += 1;
+                    PAGES - self.next_page
+                })
+                .collect();
             seq.pages = needed.max(seq.pages);
             segments.push(Segment {
                 sequence: seq.id,
@@ -145,7 +199,10 @@ impl Chain {
                 commit: want.commit,
                 provisional: want.provisional,
                 pages,
-                open: (!seq.opened).then(|| Open { prompt_len: seq.prompt_len, sampling: seq.sampling.clone() }),
+                open: (!seq.opened).then(|| Open {
+                    prompt_len: seq.prompt_len,
+                    sampling: seq.sampling.clone(),
+                }),
             });
             seq.opened = true;
             tokens.extend(&seq.tokens[seq.len as usize..(seq.len + want.rows) as usize]);
@@ -153,7 +210,13 @@ impl Chain {
             seq.pending = want.provisional;
         }
         self.next_step += 1;
-        let step = Step { epoch: Epoch(1), id: StepId(self.next_step), class: StepClass::Decode, segments, tokens };
+        let step = Step {
+            epoch: Epoch(1),
+            id: StepId(self.next_step),
+            class: StepClass::Decode,
+            segments,
+            tokens,
+        };
         self.run(&step)
     }
 
@@ -187,8 +250,16 @@ impl Chain {
 
     /// Prefills in pieces of the given sizes (the last repeated), then decodes greedily; the raw logits after the
     /// prompt, and the ids.
-    pub fn generate(&mut self, seq: &mut Seq, pieces: &[u32], count: usize) -> (Vec<f32>, Vec<u32>) {
-        let mut pieces = pieces.iter().copied().chain(std::iter::repeat(*pieces.last().unwrap()));
+    pub fn generate(
+        &mut self,
+        seq: &mut Seq,
+        pieces: &[u32],
+        count: usize,
+    ) -> (Vec<f32>, Vec<u32>) {
+        let mut pieces = pieces
+            .iter()
+            .copied()
+            .chain(std::iter::repeat(*pieces.last().unwrap()));
         let mut last = Vec::new();
         while seq.len < seq.prompt_len {
             let rows = pieces.next().unwrap().min(seq.prompt_len - seq.len);
