@@ -6,6 +6,7 @@
 mod config;
 mod from_config;
 mod from_gguf;
+mod gguf_heads;
 mod metadata;
 mod rope;
 mod shape;

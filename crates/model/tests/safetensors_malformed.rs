@@ -36,11 +36,20 @@ fn a_file_cut_anywhere_is_refused() {
     }
 }
 
+/// Every case, by name, must be refused with all of its words.
+fn refuse_all(cases: Vec<(&str, Vec<u8>, &[&str])>) {
+    for (name, bytes, words) in cases {
+        let text = parse(&bytes).map(|_| ()).unwrap_err();
+        for word in words {
+            assert!(text.contains(word), "{name}: {word:?} not in: {text}");
+        }
+    }
+}
+
 #[test]
 fn broken_headers_are_named() {
-    let one = |entry: &str| safetensors(&format!(r#"{{"t":{entry}}}"#), &[0; 20]);
     let deep = format!(r#"{{"t":{}"#, "[".repeat(100_000));
-    let cases: Vec<(&str, Vec<u8>, &[&str])> = vec![
+    refuse_all(vec![
         (
             "length beyond the file",
             u64::MAX.to_le_bytes().to_vec(),
@@ -78,6 +87,13 @@ fn broken_headers_are_named() {
             ),
             &["`t`", "twice"],
         ),
+    ]);
+}
+
+#[test]
+fn broken_entries_are_named() {
+    let one = |entry: &str| safetensors(&format!(r#"{{"t":{entry}}}"#), &[0; 20]);
+    refuse_all(vec![
         (
             "unknown field",
             one(r#"{"dtype":"F32","shape":[5],"data_offsets":[0,20],"x":1}"#),
@@ -113,6 +129,13 @@ fn broken_headers_are_named() {
             one(r#"{"dtype":"F32","shape":[4],"data_offsets":[0,20]}"#),
             &["`t`", "[4]", "20 bytes"],
         ),
+    ]);
+}
+
+#[test]
+fn misplaced_tensors_are_named() {
+    let one = |entry: &str| safetensors(&format!(r#"{{"t":{entry}}}"#), &[0; 20]);
+    refuse_all(vec![
         (
             "overflow",
             one(r#"{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,20]}"#),
@@ -149,13 +172,7 @@ fn broken_headers_are_named() {
             ),
             &["name of 0"],
         ),
-    ];
-    for (name, bytes, words) in cases {
-        let text = parse(&bytes).unwrap_err();
-        for word in words {
-            assert!(text.contains(word), "{name}: {word:?} not in: {text}");
-        }
-    }
+    ]);
 }
 
 #[test]

@@ -2,11 +2,10 @@
 
 use std::path::Path;
 
-use proto::limits::LAYERS_MAX;
-
 use super::{
-    Architecture, AttentionShape, DeltaShape, Family, FfnKind, HeadOrder, LayerKind, Mixer,
-    MoeShape, OutputGate, Pairing, QkNorm,
+    Architecture, DeltaShape, Family, FfnKind, HeadOrder, LayerKind, Mixer, MoeShape, Pairing,
+    Rope,
+    gguf_heads::{Blocks, Heads, read_attention, read_mixers},
     metadata::{CONTEXT_MAX, DIM_MAX, Metadata, VOCAB_MAX},
     rope,
 };
@@ -61,81 +60,31 @@ pub(crate) fn from_gguf(model: &GgufModel<'_>) -> Result<(Architecture, u32), Mo
         arch: family.name(),
     };
     refuse_unsupported(&meta, family)?;
-    let blocks = meta
-        .dim_if("block_count", u64::from(LAYERS_MAX))?
-        .ok_or_else(|| {
-            meta.bad(
-                "block_count",
-                "missing",
-                format!("a number from 1 to {LAYERS_MAX}"),
-            )
-        })?;
-    let drafting = meta.number("nextn_predict_layers")?.unwrap_or(0);
-    let layers = usize::try_from(drafting)
-        .ok()
-        .and_then(|drafting| blocks.checked_sub(drafting))
-        .filter(|layers| *layers > 0)
-        .ok_or_else(|| {
-            meta.bad(
-                "nextn_predict_layers",
-                drafting.to_string(),
-                format!("less than the {blocks} blocks"),
-            )
-        })?;
-    let heads = read_heads(&meta, blocks, layers)?;
-    let mixers = read_mixers(&meta, family, &heads, layers)?;
+    let blocks = Blocks::read(&meta)?;
+    let heads = Heads::read(&meta, &blocks)?;
+    let mixers = read_mixers(&meta, family, &heads, &blocks)?;
     let hidden = meta.dim("embedding_length")?;
-    let attention = read_attention(&meta, family, &heads, &mixers, hidden)?;
-    let rope_dims = meta
-        .dim_if("rope.dimension_count", DIM_MAX)?
-        .unwrap_or(attention.head_dim);
-    let rope = rope::Source {
-        path: model.path,
-        theta: meta.float("rope.freq_base")?.unwrap_or(10_000.0),
-        dims: rope_dims,
-        head_dim: attention.head_dim,
-        pairing: if family == Family::Llama {
-            Pairing::Neighbours
-        } else {
-            Pairing::Halves
-        },
-    };
-    let rope = match &model.rope_factors {
-        None => rope.plain()?,
-        Some(factors) => rope.divided_by(factors)?,
-    };
+    let attention = read_attention(&meta, family, &heads.of_attention(&mixers), hidden)?;
     let moe = read_moe(&meta, family)?;
-    let leading_dense = meta.number("leading_dense_block_count")?.unwrap_or(0);
-    let layers: Vec<LayerKind> = mixers
-        .iter()
-        .enumerate()
-        .map(|(layer, mixer)| LayerKind {
-            mixer: *mixer,
-            ffn: if moe.is_some() && layer as u64 >= leading_dense {
-                FfnKind::Moe
-            } else {
-                FfnKind::Dense
-            },
-        })
-        .collect();
+    let has_delta = mixers.contains(&Mixer::DeltaNet);
+    let layers = read_layers(&meta, mixers, moe.is_some())?;
     let has_dense = layers.iter().any(|layer| layer.ffn == FfnKind::Dense);
-    let drafting = u32::try_from(drafting).unwrap_or(u32::MAX);
+    let context = meta.dim_if("context_length", CONTEXT_MAX)?;
     let arch = Architecture {
         family,
         hidden,
         vocab: read_vocab(&meta, model.store)?,
-        context: meta
-            .dim_if("context_length", CONTEXT_MAX)?
+        context: context
             .ok_or_else(|| meta.bad("context_length", "missing", "a number of positions"))?,
         norm_eps: read_eps(&meta)?,
-        delta: if mixers.contains(&Mixer::DeltaNet) {
+        rope: read_rope(&meta, model, family, attention.head_dim)?,
+        delta: if has_delta {
             Some(read_delta(&meta)?)
         } else {
             None
         },
         layers,
         attention,
-        rope,
         moe,
         tied_head: model.store.find("output.weight").is_none(),
         dense_width: if has_dense {
@@ -144,7 +93,54 @@ pub(crate) fn from_gguf(model: &GgufModel<'_>) -> Result<(Architecture, u32), Mo
             0
         },
     };
-    Ok((arch, drafting))
+    Ok((arch, blocks.drafting))
+}
+
+/// Layers with experts, but for leading ones that the file names dense.
+fn read_layers(
+    meta: &Metadata<'_>,
+    mixers: Vec<Mixer>,
+    has_experts: bool,
+) -> Result<Vec<LayerKind>, ModelError> {
+    let leading_dense = meta.number("leading_dense_block_count")?.unwrap_or(0);
+    let ffn = |layer: usize| {
+        if has_experts && layer as u64 >= leading_dense {
+            FfnKind::Moe
+        } else {
+            FfnKind::Dense
+        }
+    };
+    let layers = mixers.into_iter().enumerate();
+    Ok(layers
+        .map(|(layer, mixer)| LayerKind {
+            mixer,
+            ffn: ffn(layer),
+        })
+        .collect())
+}
+
+fn read_rope(
+    meta: &Metadata<'_>,
+    model: &GgufModel<'_>,
+    family: Family,
+    head_dim: usize,
+) -> Result<Rope, ModelError> {
+    let dims = meta.dim_if("rope.dimension_count", DIM_MAX)?;
+    let source = rope::Source {
+        path: model.path,
+        theta: meta.float("rope.freq_base")?.unwrap_or(10_000.0),
+        dims: dims.unwrap_or(head_dim),
+        head_dim,
+        pairing: if family == Family::Llama {
+            Pairing::Neighbours
+        } else {
+            Pairing::Halves
+        },
+    };
+    match &model.rope_factors {
+        None => source.plain(),
+        Some(factors) => source.divided_by(factors),
+    }
 }
 
 fn read_family(model: &GgufModel<'_>) -> Result<Family, ModelError> {
@@ -178,148 +174,6 @@ fn refuse_unsupported(meta: &Metadata<'_>, family: Family) -> Result<(), ModelEr
             value.to_string(),
             "`none` (frequency factors in `rope_freqs.weight` are supported)",
         )),
-    }
-}
-
-/// Heads per layer as the file gives them; drafting blocks left out.
-struct Heads {
-    query: Vec<u64>,
-    key_value: Vec<u64>,
-}
-
-fn read_heads(meta: &Metadata<'_>, blocks: usize, layers: usize) -> Result<Heads, ModelError> {
-    let Some(mut query) = meta.per_block("attention.head_count", blocks)? else {
-        return Err(meta.bad("attention.head_count", "missing", "a number of heads"));
-    };
-    let mut key_value = meta
-        .per_block("attention.head_count_kv", blocks)?
-        .unwrap_or_else(|| query.clone());
-    query.truncate(layers);
-    key_value.truncate(layers);
-    Ok(Heads { query, key_value })
-}
-
-fn read_mixers(
-    meta: &Metadata<'_>,
-    family: Family,
-    heads: &Heads,
-    layers: usize,
-) -> Result<Vec<Mixer>, ModelError> {
-    if !family.has_delta() {
-        return Ok(vec![Mixer::Attention; layers]);
-    }
-    let mixer = |linear: bool| {
-        if linear {
-            Mixer::DeltaNet
-        } else {
-            Mixer::Attention
-        }
-    };
-    let suffix = "attention.recurrent_layers";
-    let blocks = layers.saturating_add(
-        usize::try_from(meta.number("nextn_predict_layers")?.unwrap_or(0)).unwrap_or(0),
-    );
-    if let Some(flags) = meta.per_block(suffix, blocks)? {
-        if let Some(odd) = flags.iter().find(|flag| **flag > 1) {
-            return Err(meta.bad(suffix, odd.to_string(), "truth values"));
-        }
-        return Ok(flags
-            .iter()
-            .take(layers)
-            .map(|flag| mixer(*flag == 1))
-            .collect());
-    }
-    let zero = |layer: &u64| *layer == 0;
-    if heads.query.iter().any(zero) || heads.key_value.iter().any(zero) {
-        let pairs = heads.query.iter().zip(&heads.key_value);
-        return Ok(pairs.map(|(q, kv)| mixer(*q == 0 || *kv == 0)).collect());
-    }
-    let interval = meta
-        .dim_if("full_attention_interval", DIM_MAX)?
-        .unwrap_or(4);
-    Ok((1..=layers)
-        .map(|n| mixer(!n.is_multiple_of(interval)))
-        .collect())
-}
-
-fn read_attention(
-    meta: &Metadata<'_>,
-    family: Family,
-    heads: &Heads,
-    mixers: &[Mixer],
-    hidden: usize,
-) -> Result<AttentionShape, ModelError> {
-    let one = |suffix: &str, counts: &[u64]| -> Result<usize, ModelError> {
-        let mut of_attention = counts
-            .iter()
-            .zip(mixers)
-            .filter(|(_, mixer)| **mixer == Mixer::Attention)
-            .map(|(count, _)| *count);
-        // A model of delta nets alone still has a scalar here.
-        let first = of_attention
-            .next()
-            .or_else(|| counts.first().copied())
-            .unwrap_or(0);
-        if let Some(other) = of_attention.find(|count| *count != first) {
-            return Err(ModelError::unsupported(
-                meta.path,
-                meta.key(suffix),
-                format!("{first} in one attention layer and {other} in another"),
-                "the same number in all attention layers",
-            ));
-        }
-        meta.checked_heads(suffix, first)
-    };
-    let heads_count = one("attention.head_count", &heads.query)?;
-    let kv_heads = one("attention.head_count_kv", &heads.key_value)?;
-    if !heads_count.is_multiple_of(kv_heads) {
-        return Err(meta.bad(
-            "attention.head_count_kv",
-            kv_heads.to_string(),
-            format!("a divisor of the {heads_count} query heads"),
-        ));
-    }
-    let head_dim = match meta.dim_if("attention.key_length", DIM_MAX)? {
-        Some(dim) => dim,
-        None if hidden.is_multiple_of(heads_count) => hidden / heads_count,
-        None => {
-            return Err(meta.bad("attention.key_length", "missing", "the values per head"));
-        }
-    };
-    let value_dim = meta
-        .dim_if("attention.value_length", DIM_MAX)?
-        .unwrap_or(head_dim);
-    if value_dim != head_dim {
-        return Err(ModelError::unsupported(
-            meta.path,
-            meta.key("attention.value_length"),
-            value_dim.to_string(),
-            format!("the key length {head_dim}"),
-        ));
-    }
-    Ok(AttentionShape {
-        heads: heads_count,
-        kv_heads,
-        head_dim,
-        output_gate: if family.has_delta() {
-            OutputGate::Sigmoid
-        } else {
-            OutputGate::None
-        },
-        qk_norm: if family == Family::Llama {
-            QkNorm::None
-        } else {
-            QkNorm::PerHead
-        },
-    })
-}
-
-impl Metadata<'_> {
-    fn checked_heads(&self, suffix: &str, count: u64) -> Result<usize, ModelError> {
-        usize::try_from(count)
-            .ok()
-            .filter(|_| (1..=DIM_MAX).contains(&count))
-            .ok_or_else(|| self.bad(suffix, count.to_string(), format!("1 to {DIM_MAX} heads")))
     }
 }
 
