@@ -1,1 +1,78 @@
-fn main() {}
+//! `shard-tool`: looks into model files and plans their split, without any service running.
+//!
+//! Owns the command line and the exit codes: 0 done, 1 failed, 2 used wrongly. What it prints with `--json` is one JSON
+//! value on one line of stdout; errors go to stderr. It must never write to a model file.
+
+mod inspect;
+mod offline;
+mod words;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Why a command did not print its answer.
+enum Failure {
+    /// The command line asks for something impossible: exit 2.
+    Usage(anyhow::Error),
+    /// The files or the plan do not allow it: exit 1.
+    Failed(anyhow::Error),
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+#[derive(Parser)]
+#[command(
+    name = "shard-tool",
+    version,
+    about = "Looks into model files and plans their split, without any service running",
+    after_help = "Examples:
+  shard-tool inspect models/hearth-tiny.gguf
+  shard-tool inspect models/hearth-tiny.gguf --json
+  shard-tool plan big-00001-of-00003.gguf --node desk=16GiB --node laptop=8GiB
+
+Exit codes: 0 done, 1 failed, 2 wrong usage."
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Show what a model consists of: layers, experts, bytes of every part, caches
+    Inspect(inspect::Arguments),
+    /// Show what would go where on given machines, and how fast that should be
+    Plan(offline::Arguments),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let answer = match arguments.command {
+        Command::Inspect(arguments) => inspect::run(&arguments),
+        Command::Plan(arguments) => offline::run(&arguments),
+    };
+    let (error, code) = match answer.and_then(|text| print(&text)) {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(Failure::Usage(error)) => (error, 2),
+        Err(Failure::Failed(error)) => (error, 1),
+    };
+    // A closed stderr leaves nobody to tell.
+    let _ = writeln!(std::io::stderr(), "shard-tool: {error}");
+    ExitCode::from(code)
+}
+
+/// Prints an answer that ends with its own line feed. A reader that has seen enough is no failure.
+fn print(text: &str) -> Result<(), Failure> {
+    let mut stdout = std::io::stdout().lock();
+    let written = stdout.write_all(text.as_bytes());
+    match written.and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}

@@ -235,8 +235,13 @@ impl Asked<'_> {
             .request
             .context
             .and_then(|_| self.longest(least))
-            .map(|room| format!("With --context {} it would fit. ", room.context))
-            .unwrap_or_default();
+            .map(|room| {
+                format!(
+                    "With --context {} it would fit; otherwise add",
+                    room.context
+                )
+            })
+            .unwrap_or_else(|| "Add".to_owned());
         PlanError::Memory {
             missing_bytes: unplaced_bytes(&problem),
             needed_bytes: problem.stage_bytes(0, problem.cuts()),
@@ -247,7 +252,7 @@ impl Asked<'_> {
             nodes: self.nodes.len(),
             context,
             hint: format!(
-                "{shorter}Otherwise add a machine that offers as much as is missing, or raise --memory"
+                "{shorter} a machine that offers as much as is missing, or raise --memory"
             ),
         }
     }

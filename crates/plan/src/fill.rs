@@ -45,8 +45,8 @@ impl Room {
     }
 }
 
-/// Raises `budget` towards `wanted` sequences of full context as far as every stage's allowance goes: first steps of a
-/// good size, then slots, then pages, then larger steps.
+/// Raises `budget` towards `wanted` sequences of full context as far as every stage's allowance goes: first slots, so
+/// that several short conversations can share the pages, then steps of a good size, then pages, then larger steps.
 pub(crate) fn fill(
     model: &ModelFacts,
     stages: &[StagePlan],
@@ -59,10 +59,11 @@ pub(crate) fn fill(
                 .is_ok_and(|bytes| bytes.total() <= stage.allowance_bytes)
         })
     };
-    let mut filled = grow_chunks(budget, CHUNK_ROWS_GOOD, &fits);
+    let mut filled = budget;
     filled.slots = most(filled.slots, wanted.sequences, |slots| {
         fits(&CacheBudget { slots, ..filled })
     });
+    filled = grow_chunks(filled, CHUNK_ROWS_GOOD, &fits);
     let pages_max = pages_of(wanted.context).saturating_mul(filled.slots);
     filled.pages = most(filled.pages, pages_max, |pages| {
         fits(&CacheBudget { pages, ..filled })

@@ -95,7 +95,7 @@ fn what_limits(facts: &Facts<'_>) -> Vec<String> {
     }
     if prediction.hops_s_per_token > whole / 2.0 {
         reasons.push(
-            "More than half of the time is the network: a cable instead of Wi-Fi would help most."
+            "More than half of the time is the network: links with less delay would help most."
                 .to_owned(),
         );
     }
@@ -114,7 +114,7 @@ fn what_was_lowered(facts: &Facts<'_>) -> Vec<String> {
     let full = plan.pages / crate::fill::pages_of(plan.context).max(1);
     if full < facts.sequences_wanted {
         reasons.push(format!(
-            "The cache holds {full} conversation(s) of full length at once, {} shorter ones; {} were asked for.",
+            "The cache holds {full} conversation(s) of full length at once, or up to {} shorter ones; {} of full length were wanted.",
             plan.slots, facts.sequences_wanted
         ));
     }
