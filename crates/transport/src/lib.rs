@@ -1,1 +1,32 @@
-//! Under construction.
+//! Sockets: one QUIC endpoint per process for control, activations and pairing.
+//!
+//! Owns keys, connections, who may speak on them, and how messages and frames travel. Must never decide what a
+//! message means: it hands checked types to the daemon through bounded channels and knows no plan and no model.
+//! The only crate that names QUIC, libp2p or gRPC types; none of them appears in a public function.
+//!
+//! The one idea: a key proves who somebody is, membership decides what they may say. An unknown key gets the
+//! pairing protocol and nothing else; members get the control plane; the neighbours of the current plan get
+//! the data plane.
+
+mod control;
+mod dial;
+mod endpoint;
+mod error;
+mod identity;
+mod invite;
+mod members;
+mod mesh;
+mod pairing;
+mod tls;
+mod tuning;
+
+pub use control::{ControlLink, ControlPeer, ControlReceiver, ControlSender};
+pub use endpoint::{Endpoint, Role, Settings, Sockets, open};
+pub use error::{ControlError, DialError, PairError, SendError, TransportError};
+pub use identity::{Identity, IdentityError};
+pub use invite::{Invite, InviteError, Secret};
+pub use members::Members;
+pub use mesh::{Mesh, MeshEvent};
+pub use pairing::{PairingAnswer, PairingRefusal, PairingRequest};
+pub use proto::control::Peer;
+pub use tuning::Timing;

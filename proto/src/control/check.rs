@@ -272,7 +272,7 @@ impl TryFrom<wire::PairReply> for PairReply {
     type Error = ControlMessageError;
 
     fn try_from(reply: wire::PairReply) -> Checked<Self> {
-        if reply.code.is_empty() {
+        if reply.accepted {
             return Ok(PairReply::Accepted);
         }
         Ok(PairReply::Refused(refusal(wire::Refused {

@@ -241,6 +241,8 @@ fn pairing_messages_are_checked_and_masked() {
     ] {
         assert_eq!(PairRequest::try_from(broken).unwrap_err().field, field);
     }
+    let nothing = wire::PairReply::default();
+    assert!(PairReply::try_from(nothing).is_err(), "no answer is no yes");
     for reply in [
         PairReply::Accepted,
         PairReply::Refused(Refused {

@@ -168,10 +168,14 @@ impl From<PairRequest> for wire::PairRequest {
 impl From<PairReply> for wire::PairReply {
     fn from(reply: PairReply) -> Self {
         match reply {
-            PairReply::Accepted => Self::default(),
+            PairReply::Accepted => Self {
+                accepted: true,
+                ..Self::default()
+            },
             PairReply::Refused(refused) => {
                 let refused = wire::Refused::from(refused);
                 Self {
+                    accepted: false,
                     code: refused.code,
                     text: refused.text,
                 }

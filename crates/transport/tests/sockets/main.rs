@@ -1,0 +1,16 @@
+//! Real sockets on loopback: who comes in, what travels, what happens to those who misbehave.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::cast_possible_truncation,
+    reason = "a test that meets the unexpected has failed"
+)]
+
+mod admission;
+mod control;
+mod hostile;
+mod house;
+mod mesh;
+mod pairing;
