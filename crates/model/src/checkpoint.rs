@@ -54,6 +54,8 @@ pub(crate) enum Meta {
     Hf {
         dir: PathBuf,
         config: serde_json::Value,
+        /// As it stands in the file, for the identity.
+        config_text: Vec<u8>,
     },
 }
 
@@ -113,7 +115,8 @@ impl Checkpoint {
     fn open_safetensors(dir: &Path, layout: &Layout) -> Result<Self, ModelError> {
         let opened = files::open_safetensors(dir, layout)?;
         let config_path = dir.join("config.json");
-        let config = files::read_json(&config_path)?;
+        let config_text = files::read_text(&config_path)?;
+        let config = files::parse_json(&config_path, &config_text)?;
         let arch = arch::from_config(&config_path, &config, &opened.store)?;
         let has_embedding = |prefix: &&str| {
             opened
@@ -133,6 +136,7 @@ impl Checkpoint {
         let meta = Meta::Hf {
             dir: dir.to_path_buf(),
             config,
+            config_text,
         };
         Self::finish(directory_name(dir), dir, opened, arch, naming, meta)
     }
@@ -154,9 +158,9 @@ impl Checkpoint {
         let bound = bind::bind(path, &paths, &store, &arch, &naming)?;
         let config = match &meta {
             Meta::Gguf(_) => None,
-            Meta::Hf { config, .. } => Some(config.to_string()),
+            Meta::Hf { config_text, .. } => Some(config_text.as_slice()),
         };
-        let identity = Identity::of(&files, &header_bytes, config.as_deref().map(str::as_bytes));
+        let identity = Identity::of(&files, &header_bytes, config);
         let checkpoint = Self {
             id,
             path: path.to_path_buf(),

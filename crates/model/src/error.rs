@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::tokenizer::TokenizerError;
+use crate::{template::TemplateError, tokenizer::TokenizerError};
 
 /// Why a model file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -105,6 +105,14 @@ pub enum ModelError {
         path: PathBuf,
         /// What is wrong with it.
         source: TokenizerError,
+    },
+    /// The chat template cannot be used.
+    #[error("{}: {source}", path.display())]
+    Template {
+        /// The file that holds it.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: TemplateError,
     },
 }
 

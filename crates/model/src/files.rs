@@ -332,9 +332,15 @@ pub(crate) fn read_text_if(path: &Path) -> Result<Option<Vec<u8>>, ModelError> {
 }
 
 /// A small JSON file.
-pub(crate) fn read_json(path: &Path) -> Result<serde_json::Value, ModelError> {
-    serde_json::from_slice(&read_text(path)?).map_err(|e| {
-        ModelError::malformed(path, "the file", format!("no JSON: {e}"), "a JSON object")
+fn read_json(path: &Path) -> Result<serde_json::Value, ModelError> {
+    parse_json(path, &read_text(path)?)
+}
+
+/// The JSON in `text`, the content of the file at `path`.
+pub(crate) fn parse_json(path: &Path, text: &[u8]) -> Result<serde_json::Value, ModelError> {
+    serde_json::from_slice(text).map_err(|e| {
+        let got = format!("no JSON: {e}");
+        ModelError::malformed(path, "the file", got, "a JSON object")
     })
 }
 

@@ -48,7 +48,7 @@ impl Checkpoint {
                 Some((path, bytes)) => from_gguf(path, bytes, head)?,
                 None => Default::default(),
             },
-            Meta::Hf { dir, config } => from_files(dir, config)?,
+            Meta::Hf { dir, config, .. } => from_files(dir, config)?,
         };
         let vocab = self.arch().vocab as u64;
         defaults.eos_ids = ids

@@ -9,6 +9,7 @@
 
 mod arch;
 mod bind;
+mod chat;
 mod checkpoint;
 mod dtype;
 mod error;
@@ -22,6 +23,7 @@ mod names;
 mod roles;
 pub mod safetensors;
 mod store;
+pub mod template;
 mod text;
 pub mod tokenizer;
 mod widen;
@@ -37,4 +39,5 @@ pub use generation::GenerationDefaults;
 pub use identity::Identity;
 pub use roles::{LayerRole, Proj, Role};
 pub use store::Tensor;
+pub use template::{ChatTemplate, RenderInput, TemplateError};
 pub use tokenizer::{Detokenizer, GgufTokenizer, SpecialText, Specials, Tokenizer, TokenizerError};

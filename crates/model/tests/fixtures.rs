@@ -9,9 +9,11 @@ mod support;
 
 use model::{
     Architecture, Checkpoint, DType, Family, FfnKind, Format, HeadOrder, LayerRole, Mixer,
-    OutputGate, Pairing, Part, Proj, QkNorm, Role, SpecialText, Specials, TensorRef, merge_ranges,
+    OutputGate, Pairing, Part, Proj, QkNorm, RenderInput, Role, SpecialText, Specials, TensorRef,
+    merge_ranges,
 };
 use proto::facts::MixerKind;
+use serde_json::json;
 use support::fixture;
 
 const ALL: [&str; 4] = ["qwen3_5_moe", "qwen3_5", "qwen3_moe", "llama"];
@@ -449,5 +451,26 @@ fn tokenizers_of_both_formats_agree() {
                 assert_eq!(a.decode(&ids, SpecialText::Keep), text);
             }
         }
+    }
+}
+
+#[test]
+fn chat_templates_of_both_formats_agree() {
+    let messages = json!([{"role": "user", "content": "Hi"}]);
+    for name in ALL {
+        let (hf, gguf) = both(name);
+        let render = |model: &Checkpoint| {
+            let input = RenderInput {
+                messages: &messages,
+                tools: None,
+                add_generation_prompt: true,
+                extra: &serde_json::Map::new(),
+            };
+            let template = model.chat_template().unwrap().unwrap();
+            template.render(&input).unwrap()
+        };
+        let text = render(&hf);
+        assert_eq!(text, render(&gguf));
+        assert!(text.contains("Hi"), "{text}");
     }
 }

@@ -650,3 +650,31 @@ fn more_tokens_than_rows_are_refused() {
     let text = text_of(model.unwrap().tokenizer());
     assert!(!text.is_empty());
 }
+
+#[test]
+fn the_template_file_wins_over_the_configuration() {
+    let dir = copy_directory("llama");
+    let model = Checkpoint::open(dir.path()).unwrap();
+    let own = dir.path().join("chat_template.jinja");
+    let config = dir.path().join("tokenizer_config.json");
+    let shown = || {
+        let template = model.chat_template().unwrap()?;
+        let names = ["from_file", "from_config", "from_list"];
+        names.into_iter().find(|name| template.mentions(name))
+    };
+    edit_json(&config, |c| c["chat_template"] = json!("{{ from_config }}"));
+    std::fs::write(&own, "{{ from_file }}").unwrap();
+    assert_eq!(shown(), Some("from_file"));
+    std::fs::remove_file(&own).unwrap();
+    assert_eq!(shown(), Some("from_config"));
+    edit_json(&config, |c| {
+        c["chat_template"] = json!([{"name": "rag", "template": "x"}, {"name": "default", "template": "{{ from_list }}"}]);
+    });
+    assert_eq!(shown(), Some("from_list"));
+    edit_json(&config, |c| c["chat_template"] = Value::Null);
+    assert!(model.chat_template().unwrap().is_none());
+    edit_json(&config, |c| c["chat_template"] = json!(7));
+    assert!(text_of(model.chat_template()).contains("tokenizer_config.json"));
+    std::fs::write(&own, "{% if").unwrap();
+    assert!(text_of(model.chat_template()).contains("chat_template.jinja"));
+}
