@@ -9,9 +9,9 @@
 //! - **cache**: `pages` pages of 64 positions × values per position × bytes of the cache type, for each of its attention
 //!   layers, and `slots` recurrent states for each of its delta-net layers.
 //! - **scratch**: `chunk_rows` rows × hidden × 48 values × 4 bytes for the activations between a layer's operations (the
-//!   widest layers known need 34: 16 partial sums of expert groups, 8 used experts with gate and up, projections, and
-//!   the residual stream, each of at most a few times `hidden`); on the last stage also one row of logits per slot and
-//!   12 bytes per vocabulary entry for the sampler's ranking.
+//!   widest layers known need 42: the outputs of 8 used experts with gate and up, the projections of both mixers, and
+//!   the residual stream); on the last stage also 16 bytes per
+//!   vocabulary entry, logits and the sampler's ranking, for each sequence that draws a token at once, at most 16.
 
 use proto::facts::ModelFacts;
 use proto::limits::PAGE_POSITIONS;
@@ -20,8 +20,10 @@ use crate::{KvType, PlanError};
 
 /// Values of scratch per row and hidden value.
 pub const SCRATCH_VALUES_PER_HIDDEN: u64 = 48;
-/// Bytes of the sampler's ranking per vocabulary entry.
-const RANKING_BYTES: u64 = 12;
+/// Bytes of logits and of the sampler's adjusted copy, ids and weights per vocabulary entry.
+const DRAW_BYTES: u64 = 16;
+/// Sequences that draw a token at once; the others wait for their turn.
+const DRAWS_MAX: u32 = 16;
 const VALUE_BYTES: u64 = 4;
 
 /// How much cache and scratch every stage keeps; the same on all nodes of a plan.
@@ -106,10 +108,8 @@ pub(crate) fn scratch_bytes(model: &ModelFacts, budget: &CacheBudget, head: bool
     if !head {
         return rows;
     }
-    let vocab = u64::from(model.vocab);
-    let logits = vocab.saturating_mul(VALUE_BYTES * u64::from(budget.slots));
-    rows.saturating_add(logits)
-        .saturating_add(vocab.saturating_mul(RANKING_BYTES))
+    let draws = u64::from(budget.slots.min(DRAWS_MAX));
+    rows.saturating_add(u64::from(model.vocab).saturating_mul(DRAW_BYTES * draws))
 }
 
 /// What `span` of `model` takes on a node.
