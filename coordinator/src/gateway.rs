@@ -7,7 +7,9 @@
 //! The one idea: a request lives exactly as long as its [`Stream`]. Whoever drops it (a client that went away, an
 //! answer that is complete) has cancelled what is left of it, on every stage.
 
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use proto::RequestId;
 use proto::step::{Sampled, Sampling};
@@ -283,6 +285,7 @@ impl Gateway {
     pub async fn generate(&self, request: GenerateRequest) -> Result<Stream, Refusal> {
         let (sender, receiver) = oneshot::channel();
         let reply = Reply {
+            choices: request.choices,
             sender,
             commands: self.commands.downgrade(),
         };
@@ -297,6 +300,7 @@ impl Gateway {
 /// The household's one word on a request. Dropping it refuses the request as not ready.
 #[derive(Debug)]
 pub struct Reply {
+    choices: u32,
     sender: oneshot::Sender<Result<Stream, Refusal>>,
     commands: mpsc::WeakSender<Command>,
 }
@@ -311,7 +315,7 @@ impl Reply {
             request,
             events,
             commands: self.commands,
-            open: true,
+            choices_open: self.choices,
         };
         // A client that is gone drops the stream, which sends the cancellation.
         drop(self.sender.send(Ok(stream)));
@@ -417,8 +421,8 @@ pub struct Stream {
     request: RequestId,
     events: mpsc::Receiver<Event>,
     commands: mpsc::WeakSender<Command>,
-    /// Whether the household may still be computing for it.
-    open: bool,
+    /// Choices that the household may still be computing.
+    choices_open: u32,
 }
 
 impl Stream {
@@ -430,24 +434,21 @@ impl Stream {
 
     /// The next event; `None` when the household has closed the request. Cancel-safe.
     pub async fn next(&mut self) -> Option<Event> {
-        let event = self.events.recv().await;
-        if matches!(event, None | Some(Event::Failed(_))) {
-            self.open = false;
-        }
-        event
+        poll_fn(|context| self.poll_next(context)).await
     }
 
     /// As [`Stream::next`], for callers that wait for several streams at once.
-    pub fn poll_next(
-        &mut self,
-        context: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Event>> {
+    pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Event>> {
         let event = self.events.poll_recv(context);
-        if matches!(
-            event,
-            std::task::Poll::Ready(None | Some(Event::Failed(_)))
-        ) {
-            self.open = false;
+        match &event {
+            Poll::Ready(None | Some(Event::Failed(_))) => self.choices_open = 0,
+            Poll::Ready(Some(
+                Event::Finished { .. }
+                | Event::Token {
+                    finish: Some(_), ..
+                },
+            )) => self.choices_open = self.choices_open.saturating_sub(1),
+            Poll::Ready(Some(Event::Token { finish: None, .. })) | Poll::Pending => {}
         }
         event
     }
@@ -477,7 +478,7 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        if self.open {
+        if self.choices_open > 0 {
             self.tell(Command::Cancel {
                 request: self.request,
             });

@@ -4,5 +4,5 @@
 //! The API never names a node, the household never names an HTTP type.
 
 pub mod gateway;
-
-
+pub mod http;
+mod text;

@@ -1,0 +1,48 @@
+//! The API: OpenAI's dialect over HTTP/1.1, for clients of the household.
+//!
+//! Owns sockets of clients, deadlines, the checks of everything that comes in and the shape of everything that goes
+//! out. Never names a node, a plan or a step, and never lets text of a prompt or an answer into a log, a metric or
+//! an error.
+//!
+//! The one idea: a dialect is one thin file that translates to the internal request and from the internal stream;
+//! what all dialects share (guard, body, fields, events) is written once.
+
+mod api;
+mod body;
+mod chat;
+mod completions;
+mod config;
+mod dialect;
+mod error;
+mod fields;
+mod guard;
+mod logprobs;
+mod messages;
+mod metrics;
+mod observe;
+mod refused;
+mod routes;
+mod sampling;
+mod server;
+
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+
+use crate::gateway::Gateway;
+
+pub use config::{ApiKey, HttpConfig, HttpLimits};
+
+/// Serves the API on a listener until `shutdown`; then takes no new connection, lets running answers finish within
+/// [`HttpLimits::shutdown_grace`], and returns.
+pub async fn serve(
+    listener: TcpListener,
+    gateway: Gateway,
+    config: HttpConfig,
+    shutdown: impl Future<Output = ()>,
+) {
+    metrics::recorder();
+    let limits = config.limits;
+    let router = routes::router(Arc::new(api::Api { gateway, config }));
+    server::run(listener, router, limits, shutdown).await;
+}

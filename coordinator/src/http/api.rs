@@ -1,0 +1,71 @@
+//! What every route needs: the gateway, the settings, and the steps that all requests share.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::gateway::{Gateway, Phase, ServedModel};
+use crate::text::Ask;
+
+use super::config::HttpConfig;
+use super::error::ApiError;
+use super::fields::Fields;
+use super::observe::Observed;
+
+/// The state behind all routes.
+#[derive(Debug)]
+pub(super) struct Api {
+    pub(super) gateway: Gateway,
+    pub(super) config: HttpConfig,
+}
+
+impl Api {
+    /// Refuses while the service cannot answer.
+    ///
+    /// # Errors
+    /// 503.
+    pub(super) fn ready(&self) -> Result<(), ApiError> {
+        let status = self.gateway.status();
+        if status.phase == Phase::Ready {
+            Ok(())
+        } else {
+            Err(ApiError::not_ready(&status))
+        }
+    }
+
+    /// Runs plain computation outside the async threads.
+    ///
+    /// # Errors
+    /// 500 if it panicked.
+    pub(super) async fn compute<T, F>(self: &Arc<Self>, work: F) -> Result<T, ApiError>
+    where
+        T: Send + 'static,
+        F: FnOnce() -> T + Send + 'static,
+    {
+        tokio::task::spawn_blocking(work)
+            .await
+            .map_err(|_| ApiError::internal("the prompt could not be prepared"))
+    }
+
+    /// Hands a request to the household.
+    ///
+    /// # Errors
+    /// 400, 429 or 503.
+    pub(super) async fn start(&self, ask: Ask, started: Instant) -> Result<Observed, ApiError> {
+        match ask.start(&self.gateway).await {
+            Ok(answer) => Ok(Observed::new(answer, started)),
+            Err(error) => Err(ApiError::asked(&error, &self.gateway.status())),
+        }
+    }
+}
+
+/// The request must name the model that is served.
+///
+/// # Errors
+/// 400 without a name, 404 for another one.
+pub(super) fn check_model(fields: &Fields<'_>, model: &ServedModel) -> Result<(), ApiError> {
+    match fields.text("model")? {
+        None => Err(fields.missing("model", "the id of the model; /v1/models lists it")),
+        Some(asked) if asked == model.id => Ok(()),
+        Some(asked) => Err(ApiError::no_such_model(asked, &model.id)),
+    }
+}

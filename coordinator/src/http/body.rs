@@ -1,0 +1,182 @@
+//! Reads the body of a request into a JSON object, or says why not.
+//!
+//! Size, time, encoding and depth are checked before anything is built from the bytes.
+
+use axum::body::Body;
+use axum::http::{HeaderMap, Request, header};
+use http_body_util::BodyExt as _;
+use proto::limits;
+use serde_json::{Map, Value};
+
+use super::config::HttpLimits;
+use super::error::ApiError;
+
+/// How much of a body that is too large is read and thrown away, in multiples of what is accepted. Clients that
+/// write before they read would otherwise see a broken connection in place of the error.
+const DISCARDED_MULTIPLE: u64 = 8;
+
+/// The JSON object that a request carries.
+///
+/// # Errors
+/// 400, 408, 413 or 415.
+pub(super) async fn read_object(
+    limits: &HttpLimits,
+    request: Request<Body>,
+) -> Result<Map<String, Value>, ApiError> {
+    if !is_json(request.headers()) {
+        return Err(ApiError::not_json());
+    }
+    let reading = read_bytes(limits.body_bytes_max, request);
+    let bytes = tokio::time::timeout(limits.body_deadline, reading)
+        .await
+        .map_err(|_| ApiError::too_slow(limits.body_deadline.as_secs_f64()))??;
+    parse_object(&bytes)
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let Some(Ok(value)) = headers
+        .get(header::CONTENT_TYPE)
+        .map(|value| value.to_str())
+    else {
+        return false;
+    };
+    let mut parts = value.split(';').map(str::trim);
+    let json = parts
+        .next()
+        .is_some_and(|kind| kind.eq_ignore_ascii_case("application/json"));
+    let utf8 = parts.all(|part| match part.split_once('=') {
+        Some((name, charset)) if name.trim().eq_ignore_ascii_case("charset") => charset
+            .trim()
+            .trim_matches('"')
+            .eq_ignore_ascii_case("utf-8"),
+        _ => true,
+    });
+    json && utf8
+}
+
+async fn read_bytes(bytes_max: usize, request: Request<Body>) -> Result<Vec<u8>, ApiError> {
+    let announced = request
+        .headers()
+        .get(header::CONTENT_LENGTH)
+        .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    let most = u64::try_from(bytes_max).unwrap_or(u64::MAX);
+    if announced.is_some_and(|length| length > most) {
+        // A client that asks first is told at once; others are heard out.
+        if !request.headers().contains_key(header::EXPECT) {
+            discard(request.into_body(), most).await;
+        }
+        return Err(ApiError::too_large(bytes_max));
+    }
+    let mut body = request.into_body();
+    let mut bytes = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| {
+            ApiError::bad_request("the body broke off or is not framed as HTTP says")
+        })?;
+        let Ok(data) = frame.into_data() else {
+            continue;
+        };
+        if data.len() > bytes_max.saturating_sub(bytes.len()) {
+            discard(body, most).await;
+            return Err(ApiError::too_large(bytes_max));
+        }
+        bytes.extend_from_slice(&data);
+    }
+    Ok(bytes)
+}
+
+/// Reads on without keeping anything; ends at a bound, at the end or at the first error.
+async fn discard(mut body: Body, most: u64) {
+    let mut left = most.saturating_mul(DISCARDED_MULTIPLE);
+    while let Some(Ok(frame)) = body.frame().await {
+        let length = frame.data_ref().map_or(0, |data| data.len());
+        left = left.saturating_sub(u64::try_from(length).unwrap_or(u64::MAX));
+        if left == 0 {
+            return;
+        }
+    }
+}
+
+/// Checks encoding and depth, then parses.
+pub(super) fn parse_object(bytes: &[u8]) -> Result<Map<String, Value>, ApiError> {
+    let text = std::str::from_utf8(bytes).map_err(|error| {
+        ApiError::bad_request(format!(
+            "the body is not UTF-8: byte {} is wrong; expected JSON in UTF-8",
+            error.valid_up_to()
+        ))
+    })?;
+    if depth(text) > limits::JSON_DEPTH_MAX {
+        return Err(ApiError::bad_request(format!(
+            "the body is nested too deeply; at most {} levels are accepted",
+            limits::JSON_DEPTH_MAX
+        )));
+    }
+    match serde_json::from_str(text) {
+        Ok(Value::Object(object)) => Ok(object),
+        Ok(other) => Err(ApiError::bad_request(format!(
+            "the body is {}; expected a JSON object",
+            super::fields::describe(&other)
+        ))),
+        Err(error) => Err(ApiError::bad_request(format!(
+            "the body is not JSON: {error}"
+        ))),
+    }
+}
+
+/// Levels of arrays and objects in a JSON text; meaningless, but harmless, for other text.
+fn depth(text: &str) -> usize {
+    let (mut level, mut deepest) = (0_usize, 0_usize);
+    let (mut in_string, mut escaped) = (false, false);
+    for byte in text.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b'[' | b'{' if !in_string => {
+                level = level.saturating_add(1);
+                deepest = deepest.max(level);
+            }
+            b']' | b'}' if !in_string => level = level.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn depth_counts_brackets_outside_strings() {
+        assert_eq!(depth(r#"{"a":[1,{"b":"[[[[\"[["}]}"#), 3);
+        assert_eq!(depth("[]]]][["), 2);
+        assert_eq!(depth(""), 0);
+    }
+
+    #[test]
+    fn content_types_are_json_in_utf8() {
+        let check = |value: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::CONTENT_TYPE, value.parse().unwrap());
+            is_json(&headers)
+        };
+        for good in [
+            "application/json",
+            "Application/JSON; charset=UTF-8",
+            "application/json;charset=\"utf-8\"",
+        ] {
+            assert!(check(good), "{good}");
+        }
+        for bad in [
+            "text/plain",
+            "application/jsonx",
+            "application/json; charset=latin1",
+            "multipart/form-data",
+            "",
+        ] {
+            assert!(!check(bad), "{bad}");
+        }
+        assert!(!is_json(&HeaderMap::new()));
+    }
+}

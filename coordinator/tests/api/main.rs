@@ -1,0 +1,18 @@
+//! The API over real sockets, with a scripted household behind the gateway: the text, the streams, the errors and
+//! the connections are the real ones; only the tokens come from a script.
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::cast_possible_truncation,
+    reason = "a test that cannot go on fails"
+)]
+
+mod chat;
+mod client;
+mod completions;
+mod connections;
+mod household;
+mod malformed;
+mod service;
