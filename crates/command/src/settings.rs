@@ -20,9 +20,33 @@ pub enum SettingsError {
         "settings file {0} cannot be read: {1}; name one that exists with --config, or leave it out"
     )]
     File(PathBuf, std::io::Error),
+    /// The data directory cannot be made.
+    #[error("data directory {0} cannot be made: {1}; name another with --data-dir")]
+    DataDir(PathBuf, std::io::Error),
     /// A value has the wrong form or a key of the file is not known.
     #[error("settings: {0}")]
     Value(Box<figment::Error>),
+}
+
+/// Where a role keeps its key and state when nobody says: the user's data directory of this system.
+#[must_use]
+pub fn default_data_dir(role: &str) -> PathBuf {
+    dirs::data_local_dir().unwrap_or_else(|| PathBuf::from(".")).join("hearth").join(role)
+}
+
+/// Makes a data directory that only its owner can enter.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn make_data_dir(path: &Path) -> Result<(), SettingsError> {
+    let error = |e| SettingsError::DataDir(path.to_owned(), e);
+    std::fs::create_dir_all(path).map_err(error)?;
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700)).map_err(error)?;
+    }
+    Ok(())
 }
 
 /// Merges the layers into `T`, whose fields are all optional or defaulted and which refuses unknown fields.

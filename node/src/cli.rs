@@ -1,0 +1,416 @@
+//! The commands of `node`.
+
+use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::{Args, Parser, Subcommand};
+use command::local::{self, Listener};
+use command::settings::{default_data_dir, layered, make_data_dir};
+use command::{Failure, Outcome};
+use kernels::{Isa, Pool};
+use proto::limits::NODE_NAME_MAX;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use tokio::sync::mpsc;
+use transport::{Identity, Invite, Role, Settings, Timing};
+
+use crate::daemon::{self, Start};
+use crate::household::Household;
+use crate::measure::{self, Facts};
+use crate::terms::Machine;
+use crate::worker::{Tools, Worker};
+
+/// News of the computing thread that wait for the loop.
+const TOLD_MAX: usize = 64;
+/// Settings that the environment may give.
+const KNOWN: [&str; 6] = [
+    "memory",
+    "threads",
+    "name",
+    "data_dir",
+    "coordinator",
+    "kernels",
+];
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "node",
+    version,
+    about = "Runs a part of the household's model on this machine",
+    after_help = "Examples:\n  node join hearth://12D3.../...   pair with the invite that `coordinator invite` printed, and stay\n  node join                        come back to the household this machine was paired with\n  node status                      what this machine does\n  node leave                       hand the work over and stop"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Pair if needed, then stay and serve
+    #[command(
+        after_help = "Examples:\n  node join hearth://12D3.../...\n  node join --memory 8GiB --threads 4 --name den\n  node join --coordinator 192.168.1.10:7411\n\nEvery setting can also stand in the environment (HEARTH_MEMORY=8GiB) or in the file given with --config."
+    )]
+    Join(Box<Join>),
+    /// Show what the node on this machine does
+    #[command(after_help = "Example:\n  node status --json")]
+    Status(Local),
+    /// Hand the work over, stop the node that runs on this machine; it can join again later
+    #[command(after_help = "Example:\n  node leave")]
+    Leave(Local),
+    /// Measure what this machine's kernels reach
+    #[command(after_help = "Example:\n  node bench --threads 4 --json")]
+    Bench(Bench),
+}
+
+#[derive(Debug, Args, Serialize)]
+struct Join {
+    /// Invite URL from `coordinator invite`; not needed on a machine that was paired before
+    #[serde(skip)]
+    invite: Option<String>,
+    /// Memory for weights, caches and scratch, such as 8GiB [default: min(75 % of all, available - 2 GiB)]
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory: Option<String>,
+    /// Computing threads [default: all processors]
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    threads: Option<usize>,
+    /// Name of this machine in the household [default: its host name]
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+    /// Where key and household are kept
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data_dir: Option<PathBuf>,
+    /// Where the coordinator is, if it moved
+    #[arg(long, value_name = "HOST:PORT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    coordinator: Option<String>,
+    /// Instruction set: auto, scalar, avx2, avx512 or neon; all give the same answers
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kernels: Option<String>,
+    /// Measured speeds to use instead of measuring: {"read_bytes_per_s": N, "macs_per_s": N}
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip)]
+    facts: Option<PathBuf>,
+    /// TOML file with these settings
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip)]
+    config: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct Local {
+    /// Data directory of the running node
+    #[arg(long)]
+    data_dir: Option<PathBuf>,
+    /// Print one JSON value
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct Bench {
+    /// Computing threads [default: all processors]
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Instruction set
+    #[arg(long, default_value = "auto")]
+    kernels: String,
+    /// Print one JSON value
+    #[arg(long)]
+    json: bool,
+}
+
+/// The settings of `join` after all layers were merged.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Merged {
+    memory: Option<String>,
+    threads: Option<usize>,
+    name: Option<String>,
+    data_dir: Option<PathBuf>,
+    coordinator: Option<String>,
+    kernels: Option<String>,
+}
+
+/// Parses the command line and runs the command.
+///
+/// # Errors
+/// What failed or was asked wrongly; see [`Failure`].
+pub fn run() -> Outcome {
+    let cli = Cli::parse();
+    command::start_log("node=info");
+    match cli.command {
+        Command::Bench(bench) => self::bench(&bench),
+        Command::Join(flags) => runtime()?.block_on(join(*flags)),
+        Command::Status(local) => runtime()?.block_on(ask(local, "status")),
+        Command::Leave(local) => runtime()?.block_on(ask(local, "leave")),
+    }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    Ok(tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?)
+}
+
+async fn ask(local: Local, what: &str) -> Outcome {
+    let dir = local.data_dir.unwrap_or_else(|| default_data_dir("node"));
+    let answer = local::call(&dir, &json!({ "do": what })).await?;
+    if local.json {
+        return command::answer::print_json(&answer);
+    }
+    if what == "leave" {
+        println!("left the household; `node join` brings this machine back");
+        return Ok(());
+    }
+    for (key, value) in answer.as_object().into_iter().flatten() {
+        let text = value
+            .as_str()
+            .map_or_else(|| value.to_string(), str::to_owned);
+        println!("{key:15} {text}");
+    }
+    Ok(())
+}
+
+fn threads(wanted: Option<usize>) -> Result<usize, Failure> {
+    match wanted {
+        Some(n @ (0 | 1025..)) => Err(Failure::Usage(format!(
+            "{n} threads; 1 to 1024 were expected"
+        ))),
+        Some(n) => Ok(n),
+        None => Ok(Machine::look().threads),
+    }
+}
+
+fn exec(wanted: Option<usize>, kernels: &str) -> Result<engine::Exec, Failure> {
+    let isa: Isa = kernels
+        .parse()
+        .map_err(|e: kernels::KernelError| Failure::Usage(e.to_string()))?;
+    Ok(engine::Exec {
+        pool: Arc::new(Pool::new(threads(wanted)?)),
+        isa,
+    })
+}
+
+fn bench(bench: &Bench) -> Outcome {
+    let exec = exec(bench.threads, &bench.kernels)?;
+    let facts = measure::measure(&exec.pool, exec.isa, u64::MAX);
+    if bench.json {
+        return command::answer::print_json(&json!({
+            "kernels": exec.isa.to_string(),
+            "threads": exec.pool.threads(),
+            "read_bytes_per_s": facts.read_bytes_per_s,
+            "macs_per_s": facts.macs_per_s,
+        }));
+    }
+    println!("kernels   {} on {} threads", exec.isa, exec.pool.threads());
+    println!(
+        "one row   {:.1} GB/s of Q4_K weights",
+        facts.read_bytes_per_s / 1e9
+    );
+    println!("64 rows   {:.1} G multiply-adds/s", facts.macs_per_s / 1e9);
+    Ok(())
+}
+
+fn host_name() -> String {
+    let name = sysinfo::System::host_name().unwrap_or_else(|| "node".to_owned());
+    name.chars()
+        .filter(|c| !c.is_control())
+        .take(NODE_NAME_MAX)
+        .collect()
+}
+
+fn name(wanted: Option<String>) -> Result<String, Failure> {
+    let name = wanted.unwrap_or_else(host_name);
+    if name.is_empty() || name.len() > NODE_NAME_MAX || name.chars().any(char::is_control) {
+        return Err(Failure::Usage(format!(
+            "a name of {} bytes came; 1 to {NODE_NAME_MAX} bytes without control characters were expected",
+            name.len()
+        )));
+    }
+    Ok(name)
+}
+
+fn memory(wanted: Option<&str>) -> Result<u64, Failure> {
+    let bytes = match wanted {
+        Some(text) => {
+            plan::size::parse_size(text).map_err(|e| Failure::Usage(format!("--memory: {e}")))?
+        }
+        None => Machine::look().default_memory_bytes(),
+    };
+    if bytes == 0 {
+        return Err(Failure::Failed(
+            "this machine has no memory to spare: less than 2 GiB are available; close programs or say --memory".to_owned(),
+        ));
+    }
+    Ok(bytes)
+}
+
+/// The household to go to: that of the invite, or the one this machine knows.
+fn household(
+    dir: &std::path::Path,
+    invite: Option<&Invite>,
+    moved: Option<&str>,
+) -> Result<Household, Failure> {
+    let known = Household::load(dir)?;
+    let mut home = match (invite, known) {
+        (Some(invite), _) => Household {
+            coordinator: invite.coordinator.clone(),
+            addresses: invite.addresses.clone(),
+        },
+        (None, Some(known)) => known,
+        (None, None) => {
+            return Err(Failure::Usage(
+                "this machine belongs to no household yet: run `coordinator invite` on the coordinator and give its URL here: node join hearth://...".to_owned(),
+            ));
+        }
+    };
+    if let Some(place) = moved {
+        let found = place.to_socket_addrs().map_err(|e| {
+            Failure::Usage(format!(
+                "--coordinator {place}: {e}; HOST:PORT was expected, such as 192.168.1.10:7411"
+            ))
+        })?;
+        home.addresses.splice(0..0, found);
+        home.addresses.truncate(proto::limits::ADDRESSES_MAX);
+    }
+    Ok(home)
+}
+
+fn parse_invite(text: &str) -> Result<Invite, Failure> {
+    let short_code = text.chars().all(|c| c.is_ascii_digit() || c == '-');
+    if short_code {
+        return Err(Failure::Usage(format!(
+            "'{text}' looks like a short code; this version pairs by URL: give the hearth://... line that `coordinator invite` printed"
+        )));
+    }
+    text.parse()
+        .map_err(|e| Failure::Usage(format!("invite: {e}")))
+}
+
+/// Only a household on this very machine is reached over loopback alone.
+fn bind_address(home: &Household) -> SocketAddr {
+    let local = home.addresses.iter().all(|a| a.ip().is_loopback());
+    let ip = if local {
+        Ipv4Addr::LOCALHOST
+    } else {
+        Ipv4Addr::UNSPECIFIED
+    };
+    SocketAddr::from((ip, 0))
+}
+
+async fn join(flags: Join) -> Outcome {
+    let merged: Merged = layered(&flags, flags.config.as_deref(), &KNOWN)?;
+    let dir = merged
+        .data_dir
+        .clone()
+        .unwrap_or_else(|| default_data_dir("node"));
+    let invite = flags.invite.as_deref().map(parse_invite).transpose()?;
+    let name = name(merged.name)?;
+    let memory_bytes = memory(merged.memory.as_deref())?;
+    let exec = exec(merged.threads, merged.kernels.as_deref().unwrap_or("auto"))?;
+    make_data_dir(&dir)?;
+    let home = household(&dir, invite.as_ref(), merged.coordinator.as_deref())?;
+    let local = Listener::bind(&dir).await?;
+    let facts = match &flags.facts {
+        Some(path) => Facts::read(path).map_err(Failure::Usage)?,
+        None => measure::cached(&dir, &exec, memory_bytes),
+    };
+    let identity = Identity::load_or_create(&dir.join("node.key"))?;
+    let timing = Timing::default();
+    let settings = Settings {
+        bind: bind_address(&home),
+        role: Role::Node,
+        timing,
+    };
+    let sockets = transport::open(&identity, settings)?;
+    pair(&sockets, &dir, &home, invite.as_ref(), &name).await?;
+    let (told_in, told) = mpsc::channel(TOLD_MAX);
+    let hello = daemon::hello(name, &exec, memory_bytes, facts);
+    let tools = Tools {
+        exec,
+        memory_bytes,
+        mesh: sockets.mesh.clone(),
+        runtime: tokio::runtime::Handle::current(),
+        told: told_in,
+    };
+    let worker = Worker::start(tools)?;
+    daemon::run(Start {
+        sockets,
+        household: home,
+        hello,
+        worker,
+        told,
+        local,
+        data_dir: dir,
+    })
+    .await
+}
+
+/// Redeems the invite, unless this machine belongs to that household already.
+async fn pair(
+    sockets: &transport::Sockets,
+    dir: &std::path::Path,
+    home: &Household,
+    invite: Option<&Invite>,
+    name: &str,
+) -> Outcome {
+    let known = Household::load(dir)?.is_some_and(|h| h.coordinator == home.coordinator);
+    if let Some(invite) = invite
+        && !known
+    {
+        sockets.endpoint.pair(invite, name).await?;
+        tracing::info!(coordinator = %invite.coordinator, "paired");
+    }
+    home.save(dir)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn wrong_words_are_usage_errors() {
+        for failed in [
+            parse_invite("384-219").map(|_| ()),
+            parse_invite("http://x").map(|_| ()),
+            memory(Some("many")).map(|_| ()),
+            threads(Some(0)).map(|_| ()),
+            name(Some("a\nb".to_owned())).map(|_| ()),
+            exec(Some(1), "sse9").map(|_| ()),
+        ] {
+            assert!(matches!(failed, Err(Failure::Usage(_))), "{failed:?}");
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let nowhere = household(dir.path(), None, None);
+        assert!(matches!(nowhere, Err(Failure::Usage(_))));
+    }
+
+    #[test]
+    fn a_household_on_this_machine_is_not_offered_to_the_network() {
+        let home = |address: &str| Household {
+            coordinator: proto::NodeId::new("a").unwrap(),
+            addresses: vec![address.parse().unwrap()],
+        };
+        assert!(bind_address(&home("127.0.0.1:7411")).ip().is_loopback());
+        assert!(
+            bind_address(&home("192.168.1.2:7411"))
+                .ip()
+                .is_unspecified()
+        );
+    }
+}

@@ -1,0 +1,467 @@
+//! The node's one loop: waits for the coordinator, the data plane, the computing thread, the owner and the clock,
+//! and forwards what comes.
+
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use command::local::Listener;
+use command::{Failure, Outcome};
+use proto::NodeId;
+use proto::control::{
+    Assign, Beat, CONTROL_PROTOCOL, CoordinatorMessage, Hello, NodeMessage, PeerLost,
+};
+use serde::Serialize;
+use tokio::sync::mpsc;
+use transport::{ControlError, ControlLink, MeshEvent, Peer, Sockets};
+
+use crate::household::Household;
+use crate::terms::Machine;
+use crate::worker::{Job, Told, Worker};
+
+const RETRY_MIN: Duration = Duration::from_millis(200);
+const RETRY_MAX: Duration = Duration::from_secs(5);
+/// How long a leaving node waits for the coordinator to let it go.
+const LEAVE_WAIT: Duration = Duration::from_secs(10);
+
+/// What the loop is started with.
+pub struct Start {
+    /// The sockets of this node.
+    pub sockets: Sockets,
+    /// The household it belongs to.
+    pub household: Household,
+    /// How it introduces itself.
+    pub hello: Hello,
+    /// The computing thread.
+    pub worker: Worker,
+    /// News of the computing thread.
+    pub told: mpsc::Receiver<Told>,
+    /// The owner's socket.
+    pub local: Listener,
+    /// Where the household is remembered.
+    pub data_dir: PathBuf,
+}
+
+/// What `node status` prints.
+#[derive(Debug, Clone, Serialize)]
+pub struct Status {
+    /// This machine's name.
+    pub name: String,
+    /// This machine's key.
+    pub node: NodeId,
+    /// The household's coordinator.
+    pub coordinator: NodeId,
+    /// `connecting`, `idle`, `loading`, `serving` or `leaving`.
+    pub phase: &'static str,
+    /// First layer and one past the last, while a slice is assigned.
+    pub layers: Option<[u32; 2]>,
+    /// The owner's allowance.
+    pub memory_bytes: u64,
+    /// Weights that are read and mapped.
+    pub resident_bytes: u64,
+    /// Steps computed.
+    pub steps: u64,
+    /// Rows computed.
+    pub rows: u64,
+    /// Sequences that are open here.
+    pub sequences: u64,
+}
+
+/// Why the loop ends.
+enum End {
+    Left,
+    Failed(String),
+}
+
+struct Daemon {
+    start: Start,
+    link: Option<ControlLink>,
+    assigned: Option<Assign>,
+    loaded: bool,
+    leaving: Option<(Instant, Option<command::local::Call>)>,
+    retry: Duration,
+    beat: Duration,
+}
+
+type Attached = Result<ControlLink, ControlError>;
+
+/// Serves until the owner stops it, the coordinator expels it, or it must not go on.
+///
+/// # Errors
+/// When this node is not (or no longer) welcome, or its model files changed.
+pub async fn run(start: Start) -> Outcome {
+    let (attached_in, mut attached) = mpsc::channel::<Attached>(1);
+    let mut daemon = Daemon {
+        start,
+        link: None,
+        assigned: None,
+        loaded: false,
+        leaving: None,
+        retry: RETRY_MIN,
+        beat: Duration::from_secs(1),
+    };
+    daemon.dial(&attached_in, Duration::ZERO);
+    let end = loop {
+        if let Some(end) = daemon.turn(&mut attached, &attached_in).await {
+            break end;
+        }
+    };
+    daemon.stop().await;
+    match end {
+        End::Left => Ok(()),
+        End::Failed(text) => Err(Failure::Failed(text)),
+    }
+}
+
+/// The next message of a link; never, without one.
+async fn heard(link: &mut Option<ControlLink>) -> Result<CoordinatorMessage, ControlError> {
+    match link {
+        Some(link) => link.receiver.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Ends when the owner's system asks the process to stop.
+async fn asked_to_stop() {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        if let Ok(mut term) = signal(SignalKind::terminate()) {
+            tokio::select! {
+                _ = term.recv() => return,
+                _ = tokio::signal::ctrl_c() => return,
+            }
+        }
+    }
+    if tokio::signal::ctrl_c().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+impl Daemon {
+    /// Dials the coordinator after a pause, in a task of its own that sends one result.
+    fn dial(&self, result: &mpsc::Sender<Attached>, after: Duration) {
+        let endpoint = self.start.sockets.endpoint.clone();
+        let home = &self.start.household;
+        let peer = Peer {
+            node: home.coordinator.clone(),
+            addresses: home.addresses.clone(),
+        };
+        let (hello, result) = (self.start.hello.clone(), result.clone());
+        tokio::spawn(async move {
+            tokio::time::sleep(after).await;
+            let link = endpoint.attach(&peer, hello).await;
+            // The loop is gone only when the process ends.
+            let _gone = result.send(link).await;
+        });
+    }
+
+    /// Waits for one event and applies it.
+    async fn turn(
+        &mut self,
+        attached: &mut mpsc::Receiver<Attached>,
+        again: &mpsc::Sender<Attached>,
+    ) -> Option<End> {
+        let leave_by = self.leaving.as_ref().map(|(by, _)| *by);
+        tokio::select! {
+            biased;
+            Some(event) = self.start.sockets.mesh_events.recv() => self.meshed(event).await,
+            message = heard(&mut self.link) => match message {
+                Ok(message) => self.told_by_coordinator(message).await,
+                Err(error) => self.lost(&error, again),
+            },
+            Some(told) = self.start.told.recv() => self.told_by_worker(told).await,
+            Some(result) = attached.recv() => self.attached(result, again),
+            Some(call) = self.start.local.next() => self.owner(call).await,
+            () = asked_to_stop(), if self.leaving.is_none() => {
+                tracing::info!("stopping: telling the coordinator");
+                self.leave(None).await
+            }
+            () = tokio::time::sleep(self.beat), if self.link.is_some() => { self.send_beat(); None }
+            () = until(leave_by), if leave_by.is_some() => Some(End::Left),
+        }
+    }
+
+    fn attached(&mut self, result: Attached, again: &mpsc::Sender<Attached>) -> Option<End> {
+        match result {
+            Ok(link) => {
+                tracing::info!(coordinator = %link.remote, "connected to the household");
+                self.retry = RETRY_MIN;
+                self.remember(link.remote);
+                self.link = Some(link);
+                None
+            }
+            Err(error @ ControlError::NotMember { .. }) => Some(End::Failed(format!(
+                "{error}; ask the household's owner for an invite and join again"
+            ))),
+            Err(error) => {
+                tracing::warn!(%error, retry_ms = self.retry.as_millis(), "coordinator not reached");
+                self.dial(again, self.retry);
+                self.retry = (self.retry * 2).min(RETRY_MAX);
+                None
+            }
+        }
+    }
+
+    /// The address that answered goes first next time.
+    fn remember(&mut self, remote: std::net::SocketAddr) {
+        let home = &mut self.start.household;
+        if home.addresses.first() != Some(&remote) {
+            home.addresses.retain(|a| *a != remote);
+            home.addresses.insert(0, remote);
+            home.addresses.truncate(proto::limits::ADDRESSES_MAX);
+            if let Err(error) = home.save(&self.start.data_dir) {
+                tracing::warn!(%error, "the coordinator's address could not be kept");
+            }
+        }
+    }
+
+    fn lost(&mut self, error: &ControlError, again: &mpsc::Sender<Attached>) -> Option<End> {
+        self.link = None;
+        if self.leaving.is_some() {
+            return Some(End::Left);
+        }
+        tracing::warn!(%error, "connection to the coordinator lost; trying again");
+        self.dial(again, self.retry);
+        None
+    }
+
+    async fn told_by_coordinator(&mut self, message: CoordinatorMessage) -> Option<End> {
+        match message {
+            CoordinatorMessage::Welcome(welcome) => {
+                tracing::info!(household = welcome.household, "welcome");
+                self.beat = Duration::from_millis((welcome.lease_ms / 3).max(50));
+                self.send_beat();
+            }
+            CoordinatorMessage::Assign(assign) => self.assign(*assign),
+            CoordinatorMessage::Release { epoch } => {
+                self.release(epoch);
+                if self.leaving.is_some() {
+                    return Some(End::Left);
+                }
+            }
+            CoordinatorMessage::Drain => tracing::info!("the coordinator is stopping"),
+            CoordinatorMessage::Refused(refused) => {
+                return Some(End::Failed(format!(
+                    "the coordinator refused this node: {} ({})",
+                    refused.text, refused.code
+                )));
+            }
+            CoordinatorMessage::Kicked { text } => {
+                if let Err(error) = Household::forget(&self.start.data_dir) {
+                    tracing::warn!(%error, "the household could not be forgotten");
+                }
+                return Some(End::Failed(format!(
+                    "this machine was removed from the household: {text}"
+                )));
+            }
+        }
+        None
+    }
+
+    fn assign(&mut self, assign: Assign) {
+        tracing::info!(
+            epoch = assign.epoch.0,
+            first = assign.layers.start,
+            end = assign.layers.end,
+            "loading layers"
+        );
+        let mut peers = vec![Peer {
+            node: assign.coordinator.clone(),
+            addresses: self.start.household.addresses.clone(),
+        }];
+        peers.extend(assign.previous.iter().chain(&assign.next).cloned());
+        self.start.sockets.mesh.set_peers(peers);
+        self.loaded = false;
+        self.assigned = Some(assign.clone());
+        self.give(Job::Load(Box::new(assign)));
+    }
+
+    fn release(&mut self, epoch: proto::Epoch) {
+        if self.assigned.as_ref().is_some_and(|a| a.epoch <= epoch) {
+            tracing::info!(epoch = epoch.0, "layers released");
+            self.assigned = None;
+            self.loaded = false;
+            self.start.sockets.mesh.set_peers(Vec::new());
+        }
+        self.give(Job::Release(epoch));
+    }
+
+    fn give(&self, job: Job) {
+        if !self.start.worker.give(job) {
+            tracing::error!("the computing thread takes no more work; the job was dropped");
+        }
+    }
+
+    async fn meshed(&mut self, event: MeshEvent) -> Option<End> {
+        match event {
+            MeshEvent::Frame { from, frame } => self.give(Job::Frame { from, frame }),
+            MeshEvent::Up(node) => tracing::debug!(%node, "data link up"),
+            MeshEvent::Down { node, reason } => {
+                tracing::warn!(%node, reason, "data link down");
+                if let Some(assign) = &self.assigned
+                    && node != assign.coordinator
+                {
+                    let lost = PeerLost {
+                        epoch: assign.epoch,
+                        node,
+                        text: reason,
+                    };
+                    return self.send(NodeMessage::PeerLost(lost));
+                }
+            }
+        }
+        None
+    }
+
+    async fn told_by_worker(&mut self, told: Told) -> Option<End> {
+        match told {
+            Told::Message(message) => {
+                if let NodeMessage::Loaded(loaded) = &message {
+                    self.loaded = true;
+                    tracing::info!(epoch = loaded.epoch.0, "layers loaded");
+                }
+                self.send(message)
+            }
+            Told::ModelChanged(text) => Some(End::Failed(text)),
+        }
+    }
+
+    /// Sends to the coordinator; what cannot be sent is told again when the connection is back.
+    fn send(&mut self, message: NodeMessage) -> Option<End> {
+        if let Some(link) = &self.link
+            && let Err(error) = link.sender.try_send(message)
+        {
+            tracing::warn!(%error, "message to the coordinator not sent");
+        }
+        None
+    }
+
+    fn send_beat(&mut self) {
+        let c = &self.start.worker.counters;
+        let of = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        let beat = Beat {
+            free_memory_bytes: Machine::look().available_bytes,
+            resident_bytes: of(&c.resident_bytes),
+            steps: of(&c.steps),
+            rows: of(&c.rows),
+            sequences: u32::try_from(of(&c.sequences)).unwrap_or(u32::MAX),
+            busy_us: of(&c.busy_us),
+        };
+        self.send(NodeMessage::Beat(beat));
+    }
+
+    fn status(&self) -> Status {
+        let c = &self.start.worker.counters;
+        let phase = match (&self.leaving, &self.link, &self.assigned) {
+            (Some(_), ..) => "leaving",
+            (None, None, _) => "connecting",
+            (None, Some(_), None) => "idle",
+            (None, Some(_), Some(_)) if self.loaded => "serving",
+            _ => "loading",
+        };
+        Status {
+            name: self.start.hello.name.clone(),
+            node: self.start.sockets.endpoint.node_id().clone(),
+            coordinator: self.start.household.coordinator.clone(),
+            phase,
+            layers: self
+                .assigned
+                .as_ref()
+                .map(|a| [a.layers.start, a.layers.end]),
+            memory_bytes: self.start.hello.memory_bytes,
+            resident_bytes: c.resident_bytes.load(Ordering::Relaxed),
+            steps: c.steps.load(Ordering::Relaxed),
+            rows: c.rows.load(Ordering::Relaxed),
+            sequences: c.sequences.load(Ordering::Relaxed),
+        }
+    }
+
+    async fn owner(&mut self, call: command::local::Call) -> Option<End> {
+        let asked = call
+            .request
+            .get("do")
+            .and_then(|v| v.as_str())
+            .map(str::to_owned);
+        match asked.as_deref() {
+            Some("status") => {
+                call.answer(&self.status());
+                None
+            }
+            Some("leave") if self.leaving.is_some() => {
+                call.refuse("this node is leaving already");
+                None
+            }
+            Some("leave") => self.leave(Some(call)).await,
+            other => {
+                call.refuse(format!(
+                    "unknown request {other:?}; status and leave are known"
+                ));
+                None
+            }
+        }
+    }
+
+    /// Tells the coordinator and waits until it lets this node go.
+    async fn leave(&mut self, call: Option<command::local::Call>) -> Option<End> {
+        self.leaving = Some((Instant::now() + LEAVE_WAIT, call));
+        match &self.link {
+            None => Some(End::Left),
+            Some(link) => link
+                .sender
+                .send(NodeMessage::Leave)
+                .await
+                .err()
+                .map(|_| End::Left),
+        }
+    }
+
+    async fn stop(mut self) {
+        self.start.sockets.mesh.set_peers(Vec::new());
+        self.link = None;
+        let status = self.status();
+        if let Some((_, Some(call))) = self.leaving.take() {
+            call.answer(&status);
+        }
+        self.start.sockets.endpoint.close().await;
+        let Start { worker, told, .. } = self.start;
+        // With its receiver gone the thread cannot block on telling anything.
+        drop(told);
+        if tokio::task::spawn_blocking(move || worker.stop())
+            .await
+            .is_err()
+        {
+            tracing::error!("the computing thread did not end cleanly");
+        }
+    }
+}
+
+async fn until(by: Option<Instant>) {
+    match by {
+        Some(by) => tokio::time::sleep_until(by.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// How this node introduces itself.
+#[must_use]
+pub fn hello(
+    name: String,
+    exec: &engine::Exec,
+    memory_bytes: u64,
+    facts: crate::measure::Facts,
+) -> Hello {
+    Hello {
+        protocol: CONTROL_PROTOCOL,
+        name,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        os: std::env::consts::OS.to_owned(),
+        arch: std::env::consts::ARCH.to_owned(),
+        kernels: exec.isa.to_string(),
+        threads: u32::try_from(exec.pool.threads()).unwrap_or(u32::MAX),
+        memory_bytes,
+        read_bytes_per_s: facts.read_bytes_per_s,
+        macs_per_s: facts.macs_per_s,
+        addresses: Vec::new(),
+    }
+}
