@@ -24,6 +24,7 @@ mod refused;
 mod routes;
 mod sampling;
 mod server;
+mod stall;
 
 use std::sync::Arc;
 

@@ -27,6 +27,8 @@ pub struct HttpLimits {
     pub header_deadline: Duration,
     /// Time to send the body of a request.
     pub body_deadline: Duration,
+    /// Time without progress after which a client that does not read is left.
+    pub write_deadline: Duration,
     /// Bytes of a body.
     pub body_bytes_max: usize,
     /// Silence after which a stream carries a comment, so that nobody takes it for dead.
@@ -41,6 +43,7 @@ impl Default for HttpLimits {
             connections_max: 512,
             header_deadline: Duration::from_secs(10),
             body_deadline: Duration::from_secs(30),
+            write_deadline: Duration::from_secs(30),
             body_bytes_max: limits::HTTP_BODY_BYTES_MAX,
             keep_alive: Duration::from_secs(10),
             shutdown_grace: Duration::from_secs(10),

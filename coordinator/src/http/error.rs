@@ -16,9 +16,12 @@ const SERVER: &str = "server_error";
 const RETRY_AFTER_S: u32 = 5;
 const RETRY_AFTER_S_MAX: f64 = 600.0;
 
-/// An answer that is not what was asked for.
+/// An answer that is not what was asked for. Boxed, so that the common outcome stays small.
 #[derive(Debug, Clone)]
-pub(super) struct ApiError {
+pub(super) struct ApiError(Box<Parts>);
+
+#[derive(Debug, Clone)]
+struct Parts {
     status: StatusCode,
     kind: &'static str,
     message: String,
@@ -31,7 +34,7 @@ pub(super) struct ApiError {
 
 impl ApiError {
     fn new(status: StatusCode, kind: &'static str, message: impl Into<String>) -> Self {
-        Self {
+        Self(Box::new(Parts {
             status,
             kind,
             message: message.into(),
@@ -39,11 +42,11 @@ impl ApiError {
             code: None,
             retry_after_s: None,
             extra: Map::new(),
-        }
+        }))
     }
 
     fn coded(mut self, code: &'static str) -> Self {
-        self.code = Some(code);
+        self.0.code = Some(code);
         self
     }
 
@@ -55,7 +58,7 @@ impl ApiError {
     /// 400 about one field.
     pub(super) fn field(param: impl Into<String>, message: impl Into<String>) -> Self {
         let mut error = Self::bad_request(message);
-        error.param = Some(param.into());
+        error.0.param = Some(param.into());
         error
     }
 
@@ -90,7 +93,7 @@ impl ApiError {
         let asked: String = asked.chars().take(SHOWN_CHARS).collect();
         let message = format!("the model `{asked}` is not served here; expected `{served}`");
         let mut error = Self::new(StatusCode::NOT_FOUND, INVALID, message).coded("model_not_found");
-        error.param = Some("model".to_owned());
+        error.0.param = Some("model".to_owned());
         error
     }
 
@@ -130,12 +133,12 @@ impl ApiError {
     pub(super) fn not_ready(status: &ServiceStatus) -> Self {
         let message = format!("the model is not ready: {}", status.detail);
         let mut error = Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, message);
-        error.code = Some(match status.phase {
+        error.0.code = Some(match status.phase {
             Phase::Draining => "shutting_down",
             _ => "not_ready",
         });
-        error.retry_after_s = Some(retry_after_s(status.eta_s));
-        error.extra = status_fields(status);
+        error.0.retry_after_s = Some(retry_after_s(status.eta_s));
+        error.0.extra = status_fields(status);
         error
     }
 
@@ -146,7 +149,7 @@ impl ApiError {
             Retry::Never => StatusCode::INTERNAL_SERVER_ERROR,
         };
         let mut error = Self::new(status, SERVER, failure.message.clone()).coded(failure.code);
-        error.retry_after_s = (failure.retry == Retry::Soon).then_some(RETRY_AFTER_S);
+        error.0.retry_after_s = (failure.retry == Retry::Soon).then_some(RETRY_AFTER_S);
         error
     }
 
@@ -166,7 +169,7 @@ impl ApiError {
                     error.to_string(),
                 )
                 .coded("busy");
-                busy.retry_after_s = Some(*retry_after_s);
+                busy.0.retry_after_s = Some(*retry_after_s);
                 busy
             }
             AskError::Refused(Refusal::Invalid(_)) => Self::bad_request(error.to_string()),
@@ -184,24 +187,24 @@ impl ApiError {
         body.insert(
             "error".to_owned(),
             json!({
-                "message": self.message,
-                "type": self.kind,
-                "param": self.param,
-                "code": self.code,
+                "message": self.0.message,
+                "type": self.0.kind,
+                "param": self.0.param,
+                "code": self.0.code,
             }),
         );
-        body.extend(self.extra.clone());
+        body.extend(self.0.extra.clone());
         Value::Object(body)
     }
 
     /// The whole answer.
     pub(super) fn response(&self) -> Response<Body> {
-        let mut response = json_response(self.status, &self.body());
-        if let Some(seconds) = self.retry_after_s {
+        let mut response = json_response(self.0.status, &self.body());
+        if let Some(seconds) = self.0.retry_after_s {
             let value = HeaderValue::from(seconds);
             response.headers_mut().insert(header::RETRY_AFTER, value);
         }
-        if self.status == StatusCode::UNAUTHORIZED {
+        if self.0.status == StatusCode::UNAUTHORIZED {
             let value = HeaderValue::from_static("Bearer");
             response
                 .headers_mut()

@@ -23,6 +23,7 @@ use tokio::task::JoinSet;
 use super::config::HttpLimits;
 use super::guard::Dialled;
 use super::metrics;
+use super::stall::StallGuard;
 
 /// Bytes of a request's head.
 const HEAD_BYTES_MAX: usize = 64 << 10;
@@ -115,7 +116,10 @@ async fn serve_one(
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header_deadline)
         .max_buf_size(HEAD_BYTES_MAX)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(
+            TokioIo::new(StallGuard::new(stream, limits.write_deadline)),
+            service,
+        );
     let mut connection = pin!(connection);
     // Errors of one connection (a client that went away, broken HTTP) are that client's alone.
     let early = tokio::select! {

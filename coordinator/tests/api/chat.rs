@@ -194,7 +194,7 @@ async fn choices_are_independent_and_the_prompt_counts_once() {
 async fn log_probabilities_keep_their_bits() {
     let served = Served::start().await;
     let token = served.ids("A")[0];
-    let half = served.ids("\u{e9}")[0];
+    let half = served.ids("\u{1f600}")[0];
     let values = [-0.1_f32, -1.234_567_9, -17.000_002, f32::NEG_INFINITY];
     let top = [
         (token, values[0]),

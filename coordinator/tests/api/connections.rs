@@ -199,7 +199,7 @@ async fn a_client_too_many_is_told_so() {
 #[tokio::test]
 async fn a_head_that_is_too_large_is_refused() {
     let served = Served::start().await;
-    let padding = "a".repeat(80 << 10);
+    let padding = "a".repeat(512 << 10);
     let mut client = Connection::open(served.address).await;
     client
         .send(&raw("GET", "/healthz", &[("X-Padding", &padding)], b""))

@@ -180,7 +180,7 @@ fn fixture(name: &str) -> Vec<u8> {
     std::fs::read(folder.join(name)).unwrap()
 }
 
-fn served_model() -> ServedModel {
+pub fn served_model() -> ServedModel {
     let template = String::from_utf8(fixture("chat_template.jinja")).unwrap();
     ServedModel {
         id: "hearth-test".to_owned(),

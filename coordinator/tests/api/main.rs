@@ -13,6 +13,7 @@ mod chat;
 mod client;
 mod completions;
 mod connections;
+mod gateway;
 mod household;
 mod malformed;
 mod service;
