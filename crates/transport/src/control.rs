@@ -200,7 +200,7 @@ async fn watch(
     mut parted: mpsc::Receiver<Rest>,
 ) {
     tokio::select! {
-        () = shared.stop.cancelled() => {}
+        () = shared.stop.cancelled() => return CloseCode::shutdown(&connection),
         _ = connection.closed() => return,
         rest = parted.recv() => {
             if let Some(rest) = rest {
@@ -365,7 +365,7 @@ impl ControlServer {
         let (lifeline, parted) = Lifeline::new(node.clone(), connection.clone());
         let stream = WireStream::new(send, recv, lifeline);
         if self.streams.send(Ok(stream)).await.is_err() {
-            return CloseCode::Shutdown.close(&connection, "the program ends");
+            return CloseCode::shutdown(&connection);
         }
         tokio::select! {
             () = watch(Arc::clone(shared), connection.clone(), parted) => {}

@@ -207,11 +207,12 @@ impl Endpoint {
 
     /// Ends every connection and task, waiting at most two seconds. May be called more than once.
     pub async fn close(&self) {
-        self.0.stop.cancel();
-        self.0.tasks.close();
         let endpoint = &self.0.dialler.endpoint;
         let code = quinn::VarInt::from_u32(CloseCode::Shutdown as u32);
+        // First the connections, so that the peers read this reason and no other.
         endpoint.close(code, b"the program ends");
+        self.0.stop.cancel();
+        self.0.tasks.close();
         let all = async {
             self.0.tasks.wait().await;
             endpoint.wait_idle().await;

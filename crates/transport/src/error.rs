@@ -36,6 +36,11 @@ impl CloseCode {
         connection.close(VarInt::from_u32(self as u32), reason.as_bytes());
     }
 
+    /// Because this program ends.
+    pub(crate) fn shutdown(connection: &quinn::Connection) {
+        CloseCode::Shutdown.close(connection, "the program ends");
+    }
+
     pub(crate) fn is(self, error: &quinn::ConnectionError) -> bool {
         matches!(error, quinn::ConnectionError::ApplicationClosed(closed)
             if closed.error_code == VarInt::from_u32(self as u32))

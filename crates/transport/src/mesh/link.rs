@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 
 use super::MeshEvent;
 use super::streams::{self, FrameReader, StreamError};
-use crate::error::CloseCode;
+use crate::error::{CloseCode, describe};
 
 /// Frames that wait to be sent: a token's frame has 8 KiB, a prompt chunk's some MiB.
 const DECODE_QUEUE: usize = 64;
@@ -107,10 +107,13 @@ impl Link {
             }
             None => StreamError::Ended,
         };
-        // The peer reads the reason in its own log.
-        let text = reason.to_string();
+        let text = match self.connection.close_reason() {
+            Some(error) => describe(&error),
+            None => reason.to_string(),
+        };
         if reason.is_malformed() {
             tracing::warn!(remote = %self.connection.remote_address(), reason = text, "a malformed frame came");
+            // The peer reads the reason in its own log.
             CloseCode::Malformed.close(&self.connection, &text);
         }
         text

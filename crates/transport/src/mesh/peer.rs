@@ -269,8 +269,11 @@ impl PeerTask {
                 }
             }
         };
-        self.set_queues(None);
+        // The connection goes first: writers whose queue closes would end their streams without a reason.
         match &end {
+            End::Stopped if self.shared.stop.is_cancelled() => {
+                link.close(CloseCode::Shutdown, "the program ends").await;
+            }
             End::Stopped => {
                 let reason = "this device is no neighbour any more";
                 link.close(CloseCode::Removed, reason).await;
@@ -281,6 +284,7 @@ impl PeerTask {
                 link.close(CloseCode::Duplicate, reason).await;
             }
         }
+        self.set_queues(None);
         end
     }
 
