@@ -9,7 +9,7 @@ use command::local::Listener;
 use command::{Failure, Outcome};
 use proto::NodeId;
 use proto::control::{
-    Assign, Beat, CONTROL_PROTOCOL, CoordinatorMessage, Hello, NodeMessage, PeerLost,
+    Assign, Beat, CONTROL_PROTOCOL, CoordinatorMessage, Hello, Loaded, NodeMessage, PeerLost,
 };
 use serde::Serialize;
 use tokio::sync::mpsc;
@@ -77,10 +77,13 @@ struct Daemon {
     start: Start,
     link: Option<ControlLink>,
     assigned: Option<Assign>,
+    /// The slice is read, but a neighbour's link is not up yet: a row sent now would be lost.
+    unlinked: Option<Loaded>,
     loaded: bool,
     leaving: Option<(Instant, Option<command::local::Call>)>,
     retry: Duration,
     beat: Duration,
+    next_beat: Instant,
 }
 
 type Attached = Result<ControlLink, ControlError>;
@@ -95,10 +98,12 @@ pub async fn run(start: Start) -> Outcome {
         start,
         link: None,
         assigned: None,
+        unlinked: None,
         loaded: false,
         leaving: None,
         retry: RETRY_MIN,
         beat: Duration::from_secs(1),
+        next_beat: Instant::now(),
     };
     daemon.dial(&attached_in, Duration::ZERO);
     let end = loop {
@@ -165,6 +170,7 @@ impl Daemon {
         let leave_by = self.leaving.as_ref().map(|(by, _)| *by);
         tokio::select! {
             biased;
+            () = until(Some(self.next_beat)), if self.link.is_some() => self.send_beat(),
             Some(event) = self.start.sockets.mesh_events.recv() => self.meshed(event).await,
             message = heard(&mut self.link) => match message {
                 Ok(message) => self.told_by_coordinator(message).await,
@@ -177,7 +183,6 @@ impl Daemon {
                 tracing::info!("stopping: telling the coordinator");
                 self.leave(None).await
             }
-            () = tokio::time::sleep(self.beat), if self.link.is_some() => { self.send_beat(); None }
             () = until(leave_by), if leave_by.is_some() => Some(End::Left),
         }
     }
@@ -231,7 +236,7 @@ impl Daemon {
             CoordinatorMessage::Welcome(welcome) => {
                 tracing::info!(household = welcome.household, "welcome");
                 self.beat = Duration::from_millis((welcome.lease_ms / 3).max(50));
-                self.send_beat();
+                return self.send_beat();
             }
             CoordinatorMessage::Assign(assign) => self.assign(*assign),
             CoordinatorMessage::Release { epoch } => {
@@ -273,6 +278,7 @@ impl Daemon {
         peers.extend(assign.previous.iter().chain(&assign.next).cloned());
         self.start.sockets.mesh.set_peers(peers);
         self.loaded = false;
+        self.unlinked = None;
         self.assigned = Some(assign.clone());
         self.give(Job::Load(Box::new(assign)));
     }
@@ -281,6 +287,7 @@ impl Daemon {
         if self.assigned.as_ref().is_some_and(|a| a.epoch <= epoch) {
             tracing::info!(epoch = epoch.0, "layers released");
             self.assigned = None;
+            self.unlinked = None;
             self.loaded = false;
             self.start.sockets.mesh.set_peers(Vec::new());
         }
@@ -296,7 +303,10 @@ impl Daemon {
     async fn meshed(&mut self, event: MeshEvent) -> Option<End> {
         match event {
             MeshEvent::Frame { from, frame } => self.give(Job::Frame { from, frame }),
-            MeshEvent::Up(node) => tracing::debug!(%node, "data link up"),
+            MeshEvent::Up(node) => {
+                tracing::debug!(%node, "data link up");
+                return self.report_loaded();
+            }
             MeshEvent::Down { node, reason } => {
                 tracing::warn!(%node, reason, "data link down");
                 if let Some(assign) = &self.assigned
@@ -317,14 +327,30 @@ impl Daemon {
     async fn told_by_worker(&mut self, told: Told) -> Option<End> {
         match told {
             Told::Message(message) => {
-                if let NodeMessage::Loaded(loaded) = &message {
-                    self.loaded = true;
-                    tracing::info!(epoch = loaded.epoch.0, "layers loaded");
+                if let NodeMessage::Loaded(loaded) = message {
+                    self.unlinked = Some(loaded);
+                    return self.report_loaded();
                 }
                 self.send(message)
             }
             Told::ModelChanged(text) => Some(End::Failed(text)),
         }
+    }
+
+    /// Tells the coordinator that the slice is ready, once the links to both neighbours carry frames.
+    fn report_loaded(&mut self) -> Option<End> {
+        let mesh = &self.start.sockets.mesh;
+        let assign = self.assigned.as_ref()?;
+        let mut neighbours = assign.previous.iter().chain(&assign.next).map(|p| &p.node);
+        if !neighbours.all(|node| mesh.is_up(node)) {
+            return None;
+        }
+        let loaded = self
+            .unlinked
+            .take_if(|loaded| loaded.epoch == assign.epoch)?;
+        self.loaded = true;
+        tracing::info!(epoch = loaded.epoch.0, "layers loaded");
+        self.send(NodeMessage::Loaded(loaded))
     }
 
     /// Sends to the coordinator; what cannot be sent is told again when the connection is back.
@@ -337,7 +363,8 @@ impl Daemon {
         None
     }
 
-    fn send_beat(&mut self) {
+    fn send_beat(&mut self) -> Option<End> {
+        self.next_beat = Instant::now() + self.beat;
         let c = &self.start.worker.counters;
         let of = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
         let beat = Beat {
@@ -348,7 +375,7 @@ impl Daemon {
             sequences: u32::try_from(of(&c.sequences)).unwrap_or(u32::MAX),
             busy_us: of(&c.busy_us),
         };
-        self.send(NodeMessage::Beat(beat));
+        self.send(NodeMessage::Beat(beat))
     }
 
     fn status(&self) -> Status {

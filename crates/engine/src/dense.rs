@@ -1,11 +1,11 @@
 //! The gated feed-forward of dense layers and of the shared expert: `down(silu(gate x) * (up x))`.
 
-use kernels::{MatmulTask, Rows, parallel_chunks, parallel_matmul, segments_for};
+use kernels::{MatmulTask, Rows, parallel_matmul, segments_for};
 
 use crate::EngineError;
+use crate::rows;
 use crate::scratch::{ActSet, sized};
 use crate::slice::Weights;
-use crate::spec::Exec;
 use crate::weights::{FfnWeights, Weight};
 
 /// Buffers of one feed-forward.
@@ -15,18 +15,6 @@ pub struct FfnScratch {
     up: Vec<f32>,
     mid: Vec<f32>,
     acts: ActSet,
-}
-
-/// Values that one thread takes at a time in elementwise work.
-const CHUNK: usize = 4096;
-
-/// `out = silu(gate) * up`, elementwise.
-pub fn swiglu(exec: &Exec, gate: &[f32], up: &[f32], out: &mut Vec<f32>) {
-    parallel_chunks(&exec.pool, sized(out, gate.len()), CHUNK, |index, part| {
-        let range = index * CHUNK..index * CHUNK + part.len();
-        let gate = gate.get(range.clone()).unwrap_or_default();
-        kernels::swiglu(exec.isa, gate, up.get(range).unwrap_or_default(), part);
-    });
 }
 
 /// One product of all rows with each of several weights, as one parallel region.
@@ -40,7 +28,7 @@ pub fn project(
 ) -> Result<(), EngineError> {
     let mut tasks = Vec::with_capacity(outs.len());
     for (weight, _) in outs.iter() {
-        acts.need(weights.exec.isa, weight.ty.act_format(), x, weight.cols);
+        acts.need(&weights.exec, weight.ty.act_format(), x, weight.cols);
     }
     for (weight, out) in outs {
         let Some(acts) = acts.get(weight.ty.act_format()) else {
@@ -72,7 +60,7 @@ pub fn project_out(
     out: &mut Vec<f32>,
 ) -> Result<(), EngineError> {
     acts.clear();
-    acts.need(weights.exec.isa, weight.ty.act_format(), x, weight.cols);
+    acts.need(&weights.exec, weight.ty.act_format(), x, weight.cols);
     let Some(acts) = acts.get(weight.ty.act_format()) else {
         return Ok(());
     };
@@ -109,6 +97,7 @@ pub fn feed_forward(
     let [(_, gate), (_, up)] = outs;
     scratch.gate = gate;
     scratch.up = up;
-    swiglu(&weights.exec, &scratch.gate, &scratch.up, &mut scratch.mid);
+    let mid = sized(&mut scratch.mid, scratch.gate.len());
+    rows::swiglu(&weights.exec, &scratch.gate, &scratch.up, mid);
     project_out(weights, &ffn.down, &scratch.mid, &mut scratch.acts, out)
 }

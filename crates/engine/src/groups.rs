@@ -58,19 +58,19 @@ impl GroupSet {
     pub fn cover(self, groups: u32) -> Vec<Subtree> {
         let mut found = Vec::new();
         if groups > 0 {
-            self.descend(1, 0, groups, groups, &mut found);
+            self.descend(1, 0, groups, &mut found);
         }
         found
     }
 
-    fn descend(self, node: u8, first: u32, span: u32, groups: u32, found: &mut Vec<Subtree>) {
+    fn descend(self, node: u8, first: u32, span: u32, found: &mut Vec<Subtree>) {
         let held = (first..first + span).filter(|g| self.contains(*g)).count();
         if held == span as usize {
             found.push(Subtree(node));
         } else if held > 0 {
             let half = span / 2;
-            self.descend(node * 2, first, half, groups, found);
-            self.descend(node * 2 + 1, first + half, half, groups, found);
+            self.descend(node * 2, first, half, found);
+            self.descend(node * 2 + 1, first + half, half, found);
         }
     }
 }

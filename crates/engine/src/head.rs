@@ -4,6 +4,7 @@ use kernels::{MatmulTask, Rows, dequantize_row, parallel_matmul};
 use proto::step::{Logits, Sampled, Step};
 
 use crate::EngineError;
+use crate::rows;
 use crate::sample;
 use crate::scratch::{ActSet, sized};
 use crate::sequences::{Sequences, Span};
@@ -128,29 +129,29 @@ pub fn samples(
 fn logits(
     weights: &Weights,
     head: &HeadWeights,
-    rows: &[Wanted],
+    wanted: &[Wanted],
     x: &[f32],
     scratch: &mut HeadScratch,
 ) -> Result<(), EngineError> {
     let hidden = weights.hidden;
     scratch.rows.clear();
-    for want in rows {
+    for want in wanted {
         let row = x.get(want.row * hidden..(want.row + 1) * hidden);
         scratch.rows.extend(row.unwrap_or_default());
     }
     sized(&mut scratch.normed, scratch.rows.len());
-    crate::run::norm_rows(weights, &scratch.rows, &head.norm, &mut scratch.normed);
+    rows::norm(weights, &scratch.rows, &head.norm, &mut scratch.normed);
     let format = head.matrix.ty.act_format();
     scratch.acts.clear();
     scratch
         .acts
-        .need(weights.exec.isa, format, &scratch.normed, hidden);
+        .need(&weights.exec, format, &scratch.normed, hidden);
     let Some(acts) = scratch.acts.get(format) else {
         return Ok(());
     };
-    let out = sized(&mut scratch.logits, rows.len() * head.matrix.rows);
+    let out = sized(&mut scratch.logits, wanted.len() * head.matrix.rows);
     let w = head.matrix.matrix(&weights.checkpoint)?;
-    let act_rows = Rows::Range(0..rows.len());
+    let act_rows = Rows::Range(0..wanted.len());
     let task = MatmulTask {
         w,
         acts,

@@ -13,6 +13,7 @@ mod groups;
 mod head;
 mod load;
 mod moe;
+mod rows;
 mod run;
 mod sample;
 mod scratch;

@@ -10,8 +10,8 @@ use kernels::{Acts, MatmulTask, Rows, parallel_matmul, segments_for};
 use proto::facts::expert_groups;
 
 use crate::EngineError;
-use crate::dense::swiglu;
 use crate::groups::{GroupSet, Subtree, group_of, span, tree_sum};
+use crate::rows;
 use crate::scratch::{ActSet, sized};
 use crate::slice::Weights;
 use crate::weights::{FfnWeights, MoeWeights, Weight};
@@ -109,7 +109,7 @@ fn outputs<'a>(mut buffer: &'a mut [f32], pairs: &Pairs, cols: usize) -> Vec<&'a
     parts
 }
 
-fn held<'a>(moe: &'a MoeWeights, expert: u32) -> Result<&'a FfnWeights, EngineError> {
+fn held(moe: &MoeWeights, expert: u32) -> Result<&FfnWeights, EngineError> {
     moe.experts
         .get(expert as usize)
         .and_then(Option::as_ref)
@@ -159,13 +159,14 @@ fn run_pairs(
         }
     }
     parallel_matmul(&weights.exec.pool, weights.exec.isa, &mut tasks);
-    swiglu(&weights.exec, &scratch.gate, &scratch.up, &mut scratch.mid);
+    let mid = sized(&mut scratch.mid, n * width);
+    rows::swiglu(&weights.exec, &scratch.gate, &scratch.up, mid);
     scratch.acts.clear();
     for (expert, ..) in &pairs.experts {
         let format = held(moe, *expert)?.down.ty.act_format();
         scratch
             .acts
-            .need(weights.exec.isa, format, &scratch.mid, width);
+            .need(&weights.exec, format, &scratch.mid, width);
     }
     let down = outputs(sized(&mut scratch.down, n * hidden), pairs, hidden);
     let mut tasks = Vec::with_capacity(pairs.experts.len());

@@ -3,15 +3,16 @@
 //! A run computes until it is done or needs expert groups that live elsewhere. While those are computed
 //! there, the next poll computes the groups that are here and the shared expert; after that the run waits.
 
-use kernels::{Acts, Weights as Applied};
+use kernels::{Acts, Chunks, Weights as Applied};
 use proto::step::{Sampled, Step};
 
 use crate::moe::{ExpertRequest, Partials, RowRoute};
+use crate::rows;
 use crate::scratch::sized;
 use crate::sequences::Span;
 use crate::slice::{LayerCache, Scratch, Slice, Weights};
 use crate::weights::{FeedForward, MixerWeights, MoeWeights};
-use crate::{EngineError, GroupSet, attention, delta, dense, head, moe};
+use crate::{EngineError, GroupSet, Subtree, attention, delta, dense, head, moe};
 
 /// What a step starts from.
 #[derive(Debug, Clone, PartialEq)]
@@ -54,17 +55,6 @@ pub struct Run {
     x: Vec<f32>,
     state: State,
     parts: Vec<Partials>,
-}
-
-/// RMS norm of every row. `x`, `out`: `[rows, hidden]`.
-pub(crate) fn norm_rows(weights: &Weights, x: &[f32], norm: &[f32], out: &mut [f32]) {
-    let eps = weights.checkpoint.arch().norm_eps;
-    let isa = weights.exec.isa;
-    kernels::parallel_chunks(&weights.exec.pool, out, weights.hidden, |row, out| {
-        let first = row * weights.hidden;
-        let x = x.get(first..first + out.len()).unwrap_or_default();
-        kernels::rms_norm(isa, x, norm, eps, out);
-    });
 }
 
 impl Run {
@@ -127,7 +117,13 @@ impl Run {
                 State::Layer(_) => return self.finish(slice),
                 State::Own(index, routes) => {
                     let shared = self.own(slice, index, &routes)?;
-                    self.state = State::Met(index, routes, shared);
+                    self.state = match whole(&mut self.parts, routes.len()) {
+                        Some(routed) => {
+                            self.add(&slice.weights, routed, &shared);
+                            State::Layer(index + 1)
+                        }
+                        None => State::Met(index, routes, shared),
+                    };
                 }
                 State::Met(index, routes, shared) => {
                     if !self.all_met(slice, &routes) {
@@ -140,7 +136,7 @@ impl Run {
                         .first_layer
                         .saturating_add(u32::try_from(index).unwrap_or(u32::MAX));
                     let routed = moe::combine(layer, w.experts, &routes, &parts, w.hidden)?;
-                    self.add(w, &routed, &shared);
+                    self.add(w, routed, &shared);
                     self.state = State::Layer(index + 1);
                 }
                 State::Done => return Err(EngineError::Turn("done already")),
@@ -174,7 +170,7 @@ impl Run {
             return Err(EngineError::NotHeld("such layer"));
         };
         let mut normed = std::mem::take(&mut scratch.normed);
-        norm_rows(
+        rows::norm(
             weights,
             &self.x,
             &layer.attn_norm,
@@ -197,7 +193,7 @@ impl Run {
             }
             _ => return Err(EngineError::NotHeld("cache of this kind")),
         }
-        kernels::add(weights.exec.isa, &mut self.x, &scratch.mixed);
+        rows::add(&weights.exec, &mut self.x, &scratch.mixed);
         scratch.normed = normed;
         Ok(())
     }
@@ -216,7 +212,7 @@ impl Run {
             .get(index)
             .ok_or(EngineError::NotHeld("such layer"))?;
         let mut normed = std::mem::take(&mut scratch.normed);
-        norm_rows(
+        rows::norm(
             weights,
             &self.x,
             &layer.ffn_norm,
@@ -234,7 +230,7 @@ impl Run {
                     ..
                 } = scratch;
                 dense::feed_forward(weights, ffn, normed, acts, buffers, mixed)?;
-                kernels::add(weights.exec.isa, &mut self.x, &scratch.mixed);
+                rows::add(&weights.exec, &mut self.x, &scratch.mixed);
                 self.state = State::Layer(index + 1);
                 Ok(None)
             }
@@ -276,7 +272,7 @@ impl Run {
         };
         // Another run may have used the buffers since the rows were sent out.
         let mut normed = std::mem::take(&mut scratch.normed);
-        norm_rows(
+        rows::norm(
             weights,
             &self.x,
             &layer.ffn_norm,
@@ -294,7 +290,7 @@ impl Run {
         } = scratch;
         for weight in moe.experts.iter().flatten().flat_map(|e| [&e.gate, &e.up]) {
             acts.need(
-                weights.exec.isa,
+                &weights.exec,
                 weight.ty.act_format(),
                 normed,
                 weights.hidden,
@@ -315,10 +311,11 @@ impl Run {
         dense::feed_forward(weights, shared, normed, acts, buffers, mixed)?;
         let [(_, gates)] = outs;
         let mut scaled = std::mem::take(mixed);
-        for (row, gate) in scaled.chunks_exact_mut(weights.hidden).zip(&gates) {
-            let gate = kernels::sigmoid(*gate);
-            row.iter_mut().for_each(|v| *v *= gate);
-        }
+        let exec = &weights.exec;
+        kernels::parallel_chunks(&exec.pool, &mut scaled, weights.hidden, |row, out| {
+            let gate = gates.get(row).copied().unwrap_or(f32::NAN);
+            kernels::scale(exec.isa, out, kernels::sigmoid(gate));
+        });
         Ok(scaled)
     }
 
@@ -339,13 +336,12 @@ impl Run {
     }
 
     /// Residual: x + (routed + shared).
-    fn add(&mut self, weights: &Weights, routed: &[f32], shared: &[f32]) {
-        let mut sum = routed.to_vec();
+    fn add(&mut self, weights: &Weights, mut sum: Vec<f32>, shared: &[f32]) {
         if !shared.is_empty() {
-            kernels::add(weights.exec.isa, &mut sum, shared);
+            rows::add(&weights.exec, &mut sum, shared);
         }
         debug_assert_eq!(sum.len() % weights.hidden, 0);
-        kernels::add(weights.exec.isa, &mut self.x, &sum);
+        rows::add(&weights.exec, &mut self.x, &sum);
     }
 
     fn finish(&mut self, slice: &mut Slice) -> Result<Poll, EngineError> {
@@ -367,6 +363,20 @@ impl Run {
     }
 }
 
+/// The routed sum where the only owner of partial sums held every group: its roots, one a row.
+fn whole(parts: &mut Vec<Partials>, rows: usize) -> Option<Vec<f32>> {
+    let [own] = parts.as_mut_slice() else {
+        return None;
+    };
+    let roots = own.entries.iter().filter(|(_, node)| *node == Subtree(1));
+    if own.entries.len() != rows || roots.count() != rows {
+        return None;
+    }
+    let values = std::mem::take(&mut own.values);
+    parts.clear();
+    Some(values)
+}
+
 /// The experts of every normed row in `scratch.normed`, ascending by id.
 fn route(
     weights: &Weights,
@@ -383,15 +393,18 @@ fn route(
     } else {
         Applied::Raw
     };
-    Ok(logits
-        .chunks_exact_mut(shape.experts.max(1))
-        .map(|row| {
-            let mut experts = vec![(0, 0.0); shape.used];
-            kernels::route(weights.exec.isa, row, applied, &mut experts);
-            experts.sort_unstable_by_key(|(expert, _)| *expert);
-            RowRoute { experts }
-        })
-        .collect())
+    let mut routes = vec![RowRoute::default(); scratch.normed.len() / weights.hidden.max(1)];
+    let exec = &weights.exec;
+    let logits = Chunks::new(&mut logits, shape.experts.max(1));
+    let rows = Chunks::new(&mut routes, 1);
+    kernels::parallel_chunks2(&exec.pool, logits, rows, |_, logits, rows| {
+        let mut experts = vec![(0, 0.0); shape.used];
+        kernels::route(exec.isa, logits, applied, &mut experts);
+        experts.sort_unstable_by_key(|(expert, _)| *expert);
+        rows.iter_mut()
+            .for_each(|row| row.experts.clone_from(&experts));
+    });
+    Ok(routes)
 }
 
 fn missing(experts: u32, held: GroupSet, routes: &[RowRoute]) -> GroupSet {

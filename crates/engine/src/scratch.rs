@@ -1,7 +1,8 @@
 //! Buffers that are reused from step to step, so that the path of a token allocates nothing after the first.
 
-use kernels::{ActFormat, Acts, Isa};
+use kernels::{ActFormat, Acts};
 
+use crate::spec::Exec;
 use crate::weights::MoeWeights;
 
 /// One set of activation rows, quantised at most once to each format that some weight asks for.
@@ -19,7 +20,7 @@ impl ActSet {
 
     /// Starts from rows that came from elsewhere in the format in which rows travel to the experts of `moe`.
     /// Where the experts' matrices differ in format the rows travel as `F32` and are quantised here.
-    pub fn adopt(acts: Acts, isa: Isa, moe: &MoeWeights) -> Self {
+    pub fn adopt(acts: Acts, exec: &Exec, moe: &MoeWeights) -> Self {
         let format = acts.format();
         let cols = acts.cols();
         let rows: Vec<f32> = if format == ActFormat::F32 {
@@ -34,14 +35,14 @@ impl ActSet {
         };
         if format == ActFormat::F32 {
             for weight in moe.experts.iter().flatten().flat_map(|e| [&e.gate, &e.up]) {
-                set.need(isa, weight.ty.act_format(), &rows, cols);
+                set.need(exec, weight.ty.act_format(), &rows, cols);
             }
         }
         set
     }
 
     /// Makes sure that the rows `x` (`[rows, cols]`) exist in `format`.
-    pub fn need(&mut self, isa: Isa, format: ActFormat, x: &[f32], cols: usize) {
+    pub fn need(&mut self, exec: &Exec, format: ActFormat, x: &[f32], cols: usize) {
         if self.fresh.contains(&format) {
             return;
         }
@@ -53,7 +54,7 @@ impl ActSet {
             }
         };
         if let Some(acts) = self.made.get_mut(at) {
-            acts.quantize(isa, format, x, cols);
+            acts.quantize_parallel(&exec.pool, exec.isa, format, x, cols);
             self.fresh.push(format);
         }
     }

@@ -294,7 +294,7 @@ impl Slice {
                 "experts that take this activation format",
             ));
         }
-        let acts = ActSet::adopt(request.acts, self.weights.exec.isa, moe);
+        let acts = ActSet::adopt(request.acts, &self.weights.exec, moe);
         let scratch = &mut self.scratch.moe;
         moe::partials(&self.weights, moe, held, &request.routes, &acts, scratch)
     }

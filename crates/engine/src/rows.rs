@@ -1,0 +1,40 @@
+//! Elementwise work on all rows of a batch, shared out over the threads.
+
+use kernels::parallel_chunks;
+
+use crate::slice::Weights;
+use crate::spec::Exec;
+
+/// Values that one thread takes at a time.
+const CHUNK: usize = 4096;
+
+fn part(all: &[f32], index: usize, len: usize) -> &[f32] {
+    all.get(index * CHUNK..index * CHUNK + len)
+        .unwrap_or_default()
+}
+
+/// RMS norm of every row. `x`, `out`: `[rows, hidden]`.
+pub fn norm(weights: &Weights, x: &[f32], norm: &[f32], out: &mut [f32]) {
+    let eps = weights.checkpoint.arch().norm_eps;
+    let isa = weights.exec.isa;
+    parallel_chunks(&weights.exec.pool, out, weights.hidden, |row, out| {
+        let first = row * weights.hidden;
+        let x = x.get(first..first + out.len()).unwrap_or_default();
+        kernels::rms_norm(isa, x, norm, eps, out);
+    });
+}
+
+/// `acc += x`, elementwise.
+pub fn add(exec: &Exec, acc: &mut [f32], x: &[f32]) {
+    parallel_chunks(&exec.pool, acc, CHUNK, |index, acc| {
+        kernels::add(exec.isa, acc, part(x, index, acc.len()));
+    });
+}
+
+/// `out = silu(gate) * up`, elementwise.
+pub fn swiglu(exec: &Exec, gate: &[f32], up: &[f32], out: &mut [f32]) {
+    parallel_chunks(&exec.pool, out, CHUNK, |index, out| {
+        let n = out.len();
+        kernels::swiglu(exec.isa, part(gate, index, n), part(up, index, n), out);
+    });
+}
