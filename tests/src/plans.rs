@@ -1,0 +1,77 @@
+//! Plan files that tests hand to `--plan FILE`.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+/// Positions that the plans of the tests allow; the recorded prompts and answers fit.
+pub const CONTEXT: u32 = 512;
+
+/// A plan that cuts `layers` layers of `model` at `cuts` and gives the parts to nodes `n0`, `n1`, … in order.
+#[must_use]
+pub fn cut(model: &str, layers: u32, cuts: &[u32]) -> Value {
+    let starts = std::iter::once(0).chain(cuts.iter().copied());
+    let ends = cuts.iter().copied().chain([layers]);
+    let stages: Vec<Value> = starts
+        .zip(ends)
+        .enumerate()
+        .map(|(at, (first, end))| {
+            let name = format!("n{at}");
+            json!({
+                "node": name, "name": name, "first_layer": first, "end_layer": end,
+                "embedding": first == 0, "head": end == layers,
+            })
+        })
+        .collect();
+    json!({
+        "model": model, "kv": "f32", "context": CONTEXT, "pages": 4 * CONTEXT / 64, "slots": 4,
+        "chunk_rows": 64, "stages": stages,
+    })
+}
+
+/// Writes a plan to a file.
+#[must_use]
+pub fn write(plan: &Value, folder: &Path) -> PathBuf {
+    let path = folder.join("plan.json");
+    std::fs::write(&path, plan.to_string()).expect("the plan can be written");
+    path
+}
+
+/// All ways to cut `layers` layers into `parts` parts.
+#[must_use]
+pub fn cuts(layers: u32, parts: usize) -> Vec<Vec<u32>> {
+    fn extend(from: u32, layers: u32, left: usize, cut: &mut Vec<u32>, all: &mut Vec<Vec<u32>>) {
+        if left == 0 {
+            all.push(cut.clone());
+            return;
+        }
+        for at in from..layers {
+            cut.push(at);
+            extend(at + 1, layers, left - 1, cut, all);
+            cut.pop();
+        }
+    }
+    let mut all = Vec::new();
+    extend(1, layers, parts - 1, &mut Vec::new(), &mut all);
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_cut_is_made_once() {
+        assert_eq!(cuts(8, 1), [Vec::<u32>::new()]);
+        assert_eq!(cuts(4, 2), [[1], [2], [3]]);
+        assert_eq!(cuts(8, 3).len(), 21);
+    }
+
+    #[test]
+    fn a_cut_is_a_plan_that_the_service_reads() {
+        let text = cut("m", 8, &[3, 5]).to_string();
+        let plan = plan::Plan::from_json(&text).unwrap();
+        assert_eq!(plan.stages.len(), 3);
+        assert_eq!(plan.stages[1].first_layer, 3);
+    }
+}
