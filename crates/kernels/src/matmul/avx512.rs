@@ -236,7 +236,7 @@ fn super_span<K: SuperBlock<BYTES>, const BYTES: usize, const W: usize, const A:
     for b in 0..w[0].len() {
         let mut sums = [_mm256_setzero_si256(); LANES];
         let mut min_sums = [_mm256_setzero_si256(); LANES];
-        let mut deltas = [(0u16, 0u16); W];
+        let (mut deltas, mut min_deltas) = ([0u16; W], [0u16; W]);
         for i in 0..W {
             let block = &w[i][b];
             if A == 1 {
@@ -244,7 +244,7 @@ fn super_span<K: SuperBlock<BYTES>, const BYTES: usize, const W: usize, const A:
             }
             // SAFETY: this function has the features that `unpack` needs.
             let unpacked = unsafe { K::unpack(block) };
-            deltas[i] = K::deltas(block);
+            (deltas[i], min_deltas[i]) = K::deltas(block);
             for j in 0..A {
                 let act = &a[j][b];
                 let with_sums = _mm256_madd_epi16(load(act, Q8K_SUMS), unpacked.of_sums);
@@ -261,10 +261,10 @@ fn super_span<K: SuperBlock<BYTES>, const BYTES: usize, const W: usize, const A:
         for j in 0..A {
             scales[j] = f32_at(&a[j][b], 0);
         }
-        let d = lane_scales::<W, A>(deltas.map(|d| d.0), scales);
+        let d = lane_scales::<W, A>(deltas, scales);
         acc = _mm256_fmadd_ps(d, sums_to_lanes::<W, A>(&sums), acc);
         if K::MINS {
-            let d = lane_scales::<W, A>(deltas.map(|d| d.1), scales);
+            let d = lane_scales::<W, A>(min_deltas, scales);
             acc = _mm256_fnmadd_ps(d, sums_to_lanes::<W, A>(&min_sums), acc);
         }
     }

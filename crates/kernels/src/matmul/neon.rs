@@ -213,12 +213,12 @@ fn super_span<K: SuperBlock<BYTES>, const BYTES: usize, const W: usize, const A:
     for b in 0..w[0].len() {
         let mut sums = [vdupq_n_s32(0); LANES];
         let mut min_sums = [vdupq_n_s32(0); LANES];
-        let mut deltas = [(0u16, 0u16); W];
+        let (mut deltas, mut min_deltas) = ([0u16; W], [0u16; W]);
         for i in 0..W {
             let block = &w[i][b];
             // SAFETY: this function has the features that `unpack` needs.
             let unpacked = unsafe { K::unpack(block) };
-            deltas[i] = K::deltas(block);
+            (deltas[i], min_deltas[i]) = K::deltas(block);
             for j in 0..A {
                 let with_sums = dot_sums(&a[j][b], unpacked.of_sums);
                 let start = if K::MINS {
@@ -234,13 +234,13 @@ fn super_span<K: SuperBlock<BYTES>, const BYTES: usize, const W: usize, const A:
         for j in 0..A {
             scales[j] = f32_at(&a[j][b], 0);
         }
-        let d = lane_scales::<W, A>(deltas.map(|d| d.0), scales);
+        let d = lane_scales::<W, A>(deltas, scales);
         let sums = sums_to_lanes::<W, A>(&sums);
         for half in 0..2 {
             acc[half] = vfmaq_f32(acc[half], d[half], sums[half]);
         }
         if K::MINS {
-            let d = lane_scales::<W, A>(deltas.map(|d| d.1), scales);
+            let d = lane_scales::<W, A>(min_deltas, scales);
             let sums = sums_to_lanes::<W, A>(&min_sums);
             for half in 0..2 {
                 acc[half] = vfmsq_f32(acc[half], d[half], sums[half]);

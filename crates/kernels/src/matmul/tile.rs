@@ -119,12 +119,15 @@ pub(super) fn blocks<'a, const BYTES: usize, const ACT_BYTES: usize>(
     operands: &Operands<'a>,
     segment: usize,
 ) -> ([&'a [[u8; BYTES]]; W_MAX], [&'a [[u8; ACT_BYTES]]; A_MAX]) {
-    let w = operands
-        .w
-        .map(|row| part(row, segment, operands.segments).as_chunks().0);
-    let a = operands
-        .a
-        .map(|row| part(row, segment, operands.segments).as_chunks().0);
+    // Loops, not `map`: its closure would stay a call inside functions of another instruction set.
+    let mut w = [&[] as &[[u8; BYTES]]; W_MAX];
+    for (blocks, row) in w.iter_mut().zip(&operands.w) {
+        *blocks = part(row, segment, operands.segments).as_chunks().0;
+    }
+    let mut a = [&[] as &[[u8; ACT_BYTES]]; A_MAX];
+    for (blocks, row) in a.iter_mut().zip(&operands.a) {
+        *blocks = part(row, segment, operands.segments).as_chunks().0;
+    }
     (w, a)
 }
 
