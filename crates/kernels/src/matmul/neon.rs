@@ -197,7 +197,7 @@ fn super_tile<K: SuperBlock<BYTES>, const BYTES: usize, const W: usize, const A:
 ) -> [f32; LANES] {
     let mut parts = Parts::new();
     for segment in 0..operands.segments {
-        let (w, a) = blocks::<BYTES, Q8K_BYTES>(operands, segment);
+        let (w, a) = blocks::<BYTES, Q8K_BYTES, W, A>(operands, segment);
         parts.set(segment, super_span::<K, BYTES, W, A>(&w, &a));
     }
     parts.tree(operands.segments)
@@ -316,7 +316,7 @@ fn small_tile<K: SmallBlock<BYTES>, const BYTES: usize, const W: usize, const A:
 ) -> [f32; LANES] {
     let mut parts = Parts::new();
     for segment in 0..operands.segments {
-        let (w, a) = blocks::<BYTES, Q8_0_BYTES>(operands, segment);
+        let (w, a) = blocks::<BYTES, Q8_0_BYTES, W, A>(operands, segment);
         parts.set(segment, small_span::<K, BYTES, W, A>(&w, &a));
     }
     parts.tree(operands.segments)

@@ -109,23 +109,30 @@ pub(super) fn part(row: &[u8], index: usize, count: usize) -> &[u8] {
     &row[index * len..(index + 1) * len]
 }
 
-/// The blocks of one segment of every row, all with as many as the first weight row.
-#[inline]
+/// The blocks of one segment of the first `W` weight and `A` activation rows, all with as many as the first weight row.
+#[inline(always)]
 #[allow(
     clippy::type_complexity,
-    reason = "weight blocks and activation blocks, no more"
+    clippy::inline_always,
+    reason = "weight blocks and activation blocks, no more; called once a tile, so a call would cost as much as the work"
 )]
-pub(super) fn blocks<'a, const BYTES: usize, const ACT_BYTES: usize>(
+pub(super) fn blocks<
+    'a,
+    const BYTES: usize,
+    const ACT_BYTES: usize,
+    const W: usize,
+    const A: usize,
+>(
     operands: &Operands<'a>,
     segment: usize,
 ) -> ([&'a [[u8; BYTES]]; W_MAX], [&'a [[u8; ACT_BYTES]]; A_MAX]) {
     // Loops, not `map`: its closure would stay a call inside functions of another instruction set.
     let mut w = [&[] as &[[u8; BYTES]]; W_MAX];
-    for (blocks, row) in w.iter_mut().zip(&operands.w) {
+    for (blocks, row) in w.iter_mut().zip(&operands.w).take(W) {
         *blocks = part(row, segment, operands.segments).as_chunks().0;
     }
     let mut a = [&[] as &[[u8; ACT_BYTES]]; A_MAX];
-    for (blocks, row) in a.iter_mut().zip(&operands.a) {
+    for (blocks, row) in a.iter_mut().zip(&operands.a).take(A) {
         *blocks = part(row, segment, operands.segments).as_chunks().0;
     }
     (w, a)
