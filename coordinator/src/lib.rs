@@ -4,5 +4,7 @@
 //! The API never names a node, the household never names an HTTP type.
 
 pub mod gateway;
+pub mod house;
 pub mod http;
+pub mod store;
 mod text;

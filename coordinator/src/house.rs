@@ -1,0 +1,245 @@
+//! The household at work: members come in, get their part of the model, and answer requests.
+//!
+//! Owns membership, plan and epochs, and drives the session over the mesh. Must never see a text or an HTTP type: what
+//! it is asked comes as token ids through the [`gateway`](crate::gateway), what its owner wants through the local socket.
+//!
+//! The one idea: one task owns all of it and waits in one place. What to do is decided by two state machines without a
+//! socket, a file or a clock (the household's in `state`, the requests' in the `session` crate).
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use command::local::Listener;
+use plan::{KvType, Plan};
+use proto::{NodeId, control};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use transport::{Endpoint, Identity, Invite, Role};
+
+mod actor;
+mod addresses;
+mod desk;
+mod facts;
+mod links;
+mod planning;
+mod post;
+mod rate;
+mod serving;
+mod settings;
+mod state;
+
+pub use settings::{HouseError, HouseSettings, HouseTiming, PlanChoice};
+
+use crate::gateway::GatewayHousehold;
+use crate::store::Store;
+use actor::{Actor, Parts, Strings};
+use desk::Desk;
+use facts::Fixed;
+use planning::Wish;
+use state::{Household, ModelPlace, Rules};
+
+/// The coordinator's key in the data directory.
+pub const KEY_FILE: &str = "coordinator.key";
+/// Time for the last tasks to end once nothing runs any more.
+const END_DEADLINE: Duration = Duration::from_secs(3);
+
+/// A running household. Dropping it ends it at once; [`House::shutdown`] ends it well.
+#[derive(Debug)]
+pub struct House {
+    endpoint: Endpoint,
+    desk: Desk,
+    plan: watch::Receiver<Option<Arc<Plan>>>,
+    stop_asked: watch::Receiver<bool>,
+    shutdown: watch::Sender<bool>,
+    actor: JoinHandle<()>,
+    drain: Duration,
+}
+
+/// Opens record, key and mesh socket, and starts the household. Must be called inside a tokio runtime.
+///
+/// # Errors
+/// When one of the three cannot be opened, or nodes could not be told where the model is.
+pub async fn start(
+    settings: HouseSettings,
+    gateway: GatewayHousehold,
+    local: Listener,
+) -> Result<House, HouseError> {
+    refuse_unbuilt(&settings)?;
+    let model = model_place(&settings)?;
+    let store = Store::open(&settings.data_dir).await?;
+    let household = store.household().await?;
+    let identity = Identity::load_or_create(&settings.data_dir.join(KEY_FILE))?;
+    let sockets = transport::open(
+        &identity,
+        transport::Settings {
+            bind: settings.mesh,
+            role: Role::Coordinator,
+            timing: settings.timing.transport,
+        },
+    )?;
+    let endpoint = sockets.endpoint.clone();
+    let members = store.members().await?;
+    endpoint
+        .members()
+        .replace(members.into_iter().map(|member| member.node));
+    let rules = Rules {
+        expect: settings.expect,
+        timing: settings.timing,
+        coordinator: endpoint.node_id().clone(),
+        household: household.clone(),
+        model: model.clone(),
+        neighbours: neighbours(endpoint.local_addr()),
+    };
+    let fixed = Fixed {
+        coordinator: endpoint.node_id().to_string(),
+        household,
+        mesh: endpoint.local_addr().to_string(),
+        model: settings.model.id().to_owned(),
+        model_path: model.path,
+        model_bytes: model.size_bytes,
+    };
+    let desk = Desk {
+        store: store.clone(),
+        endpoint: endpoint.clone(),
+    };
+    let parts = Parts {
+        sockets,
+        gateway,
+        local,
+        desk: desk.clone(),
+        household: Household::new(rules, store.last_epoch().await?),
+        session: settings.session,
+        fixed,
+        drain: settings.timing.drain,
+        wish: Arc::new(Wish {
+            model: settings.model.facts(),
+            choice: settings.plan,
+            context: settings.context,
+            kv: settings.kv,
+            sequences: settings.sequences,
+        }),
+    };
+    let (plan_out, plan) = watch::channel(None);
+    let (stop_out, stop_asked) = watch::channel(false);
+    let (shutdown, told) = watch::channel(false);
+    let strings = Strings {
+        plan: plan_out,
+        stop_asked: stop_out,
+        shutdown: told,
+    };
+    tracing::info!(mesh = %endpoint.local_addr(), node = %endpoint.node_id(), "the household is open");
+    let actor = tokio::spawn(Actor::new(parts, strings).run());
+    Ok(House {
+        endpoint,
+        desk,
+        plan,
+        stop_asked,
+        shutdown,
+        actor,
+        drain: settings.timing.drain,
+    })
+}
+
+/// Cache types that no engine computes with yet.
+fn refuse_unbuilt(settings: &HouseSettings) -> Result<(), HouseError> {
+    let given = match &settings.plan {
+        PlanChoice::File(plan) => Some(plan.kv),
+        PlanChoice::Auto | PlanChoice::Layers => settings.kv,
+    };
+    if given == Some(KvType::Q8) {
+        Err(HouseError::CacheType)
+    } else {
+        Ok(())
+    }
+}
+
+/// The model's path as nodes on this machine, or with the same files in the same place, can open it.
+fn model_place(settings: &HouseSettings) -> Result<ModelPlace, HouseError> {
+    let path = settings.model.path();
+    let wrong = |why: String| HouseError::ModelPath {
+        path: path.to_owned(),
+        why,
+    };
+    // Links stay as they are: a download cache links names that tell what a file is to files without such names.
+    let whole = std::path::absolute(path).map_err(|error| wrong(error.to_string()))?;
+    let text = whole
+        .to_str()
+        .ok_or_else(|| wrong("it is not valid text".to_owned()))?;
+    if text.len() > control::PATH_BYTES_MAX {
+        return Err(wrong(format!("it is {} bytes long", text.len())));
+    }
+    let identity = settings.model.identity();
+    Ok(ModelPlace {
+        path: text.to_owned(),
+        size_bytes: identity.size_bytes,
+        blake3: identity.blake3,
+    })
+}
+
+/// Addresses of this machine that lead to a node beside us; none where the mesh is on loopback.
+fn neighbours(mesh: SocketAddr) -> Vec<IpAddr> {
+    if !mesh.ip().is_unspecified() {
+        return Vec::new();
+    }
+    let reachable = addresses::reachable(mesh, &addresses::interfaces());
+    reachable
+        .iter()
+        .map(SocketAddr::ip)
+        .filter(|ip| !ip.is_loopback())
+        .collect()
+}
+
+impl House {
+    /// The address that the mesh socket is bound to.
+    #[must_use]
+    pub fn mesh_addr(&self) -> SocketAddr {
+        self.endpoint.local_addr()
+    }
+
+    /// The coordinator's key.
+    #[must_use]
+    pub fn node_id(&self) -> &NodeId {
+        self.endpoint.node_id()
+    }
+
+    /// Opens an invite for one machine. Its text form is the URL.
+    ///
+    /// # Errors
+    /// When its life is out of range, too many invites are open, or the record cannot be written.
+    pub async fn invite(&self, ttl: Duration) -> Result<Invite, HouseError> {
+        let (invite, _expires) = self.desk.invite(ttl).await?;
+        Ok(invite)
+    }
+
+    /// The plan that machines load or serve; none while there is no such epoch.
+    #[must_use]
+    pub fn plan(&self) -> watch::Receiver<Option<Arc<Plan>>> {
+        self.plan.clone()
+    }
+
+    /// Waits until the owner asks the service to stop over the local socket, or the household has ended by itself.
+    /// Cancel-safe.
+    pub async fn stopped(&mut self) {
+        // An error says that the household's task is gone.
+        let _ended = self.stop_asked.wait_for(|asked| *asked).await;
+    }
+
+    /// Lets running answers end within their deadline, tells the machines, and closes everything.
+    pub async fn shutdown(mut self) {
+        self.shutdown.send_replace(true);
+        let deadline = self.drain.saturating_add(END_DEADLINE);
+        match tokio::time::timeout(deadline, &mut self.actor).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(%error, "the household broke off"),
+            Err(_) => tracing::warn!("the household did not end in time"),
+        }
+        self.endpoint.close().await;
+    }
+}
+
+impl Drop for House {
+    fn drop(&mut self) {
+        self.actor.abort();
+    }
+}

@@ -1,0 +1,121 @@
+//! What strangers and the owner ask of the running household.
+//!
+//! Whatever needs the record runs in a task and answers by itself or comes back as [`Done`].
+
+use std::time::Duration;
+
+use command::local::Call;
+use proto::NodeId;
+use transport::{PairingAnswer, PairingRefusal, PairingRequest};
+
+use super::{Actor, Done};
+use crate::house::desk::Ask;
+use crate::house::facts::{NodesFacts, StatusFacts, Work};
+use crate::house::state::Event;
+
+impl Actor {
+    pub(super) fn pair(&mut self, request: PairingRequest) {
+        if self.ends.is_some() {
+            let _gone = request
+                .reply
+                .send(PairingAnswer::Refuse(PairingRefusal::Ending));
+            return;
+        }
+        let desk = self.parts.desk.clone();
+        // As many at once as the transport lets in.
+        self.tasks.spawn(async move {
+            desk.pair(request).await;
+            Done::Nothing
+        });
+    }
+
+    pub(super) fn owner(&mut self, now: Duration, call: Call) {
+        let ask = match Ask::parse(&call.request) {
+            Ok(ask) => ask,
+            Err(text) => return call.refuse(text),
+        };
+        let household = &self.parts.household;
+        let desk = self.parts.desk.clone();
+        match ask {
+            Ask::Status {} => {
+                let session = self.serving.session();
+                let (load, counters) = (session.load(), session.counters());
+                let tokens_per_s = self.serving.rate.per_second(now);
+                let work = Work {
+                    load,
+                    counters,
+                    tokens_per_s,
+                };
+                call.answer(&StatusFacts::of(now, &self.parts.fixed, household, work));
+            }
+            Ask::Plan {} => match household.run() {
+                Some(run) => call.answer(&*run.plan),
+                None => call.refuse(household.why_no_plan(now)),
+            },
+            Ask::Nodes {} => {
+                let facts = NodesFacts::of(now, household);
+                self.tasks.spawn(async move {
+                    match desk.store.members().await {
+                        Ok(members) => call.answer(&facts.with_members(members)),
+                        Err(error) => call.refuse(error.to_string()),
+                    }
+                    Done::Nothing
+                });
+            }
+            Ask::Invite { ttl_s } => {
+                self.tasks.spawn(async move {
+                    match desk.invite_facts(ttl_s).await {
+                        Ok(facts) => call.answer(&facts),
+                        Err(error) => call.refuse(error.to_string()),
+                    }
+                    Done::Nothing
+                });
+            }
+            Ask::Kick { node } => {
+                let connected = household
+                    .nodes()
+                    .map(|node| (node.id.clone(), node.name.clone()));
+                let connected: Vec<(NodeId, String)> = connected.collect();
+                self.tasks.spawn(async move {
+                    let result = desk.kick(&node, &connected).await;
+                    Done::Kicked { call, result }
+                });
+            }
+            Ask::Stop {} => {
+                call.answer(&serde_json::json!({"stopping": true}));
+                self.strings.stop_asked.send_replace(true);
+            }
+        }
+    }
+
+    pub(super) fn done(&mut self, now: Duration, done: Done) {
+        match done {
+            Done::Nothing => {}
+            Done::Planned { ticket, result } => {
+                self.parts
+                    .household
+                    .handle_input(now, Event::Planned { ticket, result });
+            }
+            Done::Kicked {
+                call,
+                result: Err(text),
+            } => call.refuse(text),
+            Done::Kicked {
+                call,
+                result: Ok(kicked),
+            } => {
+                tracing::info!(node = %kicked.node, name = kicked.name, "member removed");
+                if self.links.has(&kicked.node) {
+                    // Put out for good when its connection, on which it is told so, is over.
+                    self.kicked.insert(kicked.node.clone());
+                } else {
+                    self.parts.desk.endpoint.members().expel(&kicked.node);
+                }
+                self.parts
+                    .household
+                    .handle_input(now, Event::Kicked(kicked.node.clone()));
+                call.answer(&kicked);
+            }
+        }
+    }
+}

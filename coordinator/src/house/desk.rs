@@ -1,0 +1,249 @@
+//! Who asks to be let in, and what the owner asks for.
+//!
+//! Owns pairing and the parsing of local requests. Must never change who runs what: a kicked machine is reported to the
+//! actor, which draws the consequences.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use proto::NodeId;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use transport::{Endpoint, Invite, PairingAnswer, PairingRefusal, PairingRequest, Secret};
+
+use super::addresses::{interfaces, reachable};
+use super::settings::HouseError;
+use crate::store::{Bearer, Redeemed, Store};
+
+/// Life of an invite when nobody says.
+const INVITE_S: u64 = 600;
+/// Longest life of an invite.
+const INVITE_S_MAX: u64 = 7 * 24 * 3600;
+
+/// Makes invites and admits members. Clones share everything.
+#[derive(Debug, Clone)]
+pub(super) struct Desk {
+    pub store: Store,
+    pub endpoint: Endpoint,
+}
+
+/// What the owner asks for over the local socket.
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+#[serde(tag = "do", rename_all = "snake_case", deny_unknown_fields)]
+pub(super) enum Ask {
+    Invite {
+        #[serde(default = "invite_s")]
+        ttl_s: u64,
+    },
+    Status {},
+    Nodes {},
+    Plan {},
+    Kick {
+        node: String,
+    },
+    Stop {},
+}
+
+fn invite_s() -> u64 {
+    INVITE_S
+}
+
+impl Ask {
+    /// Reads a request.
+    ///
+    /// # Errors
+    /// A sentence for the command that sent it.
+    pub fn parse(request: &Value) -> Result<Self, String> {
+        Self::deserialize(request).map_err(|error| {
+            format!("the service does not understand the request ({error}); it knows invite, status, nodes, plan, kick and stop. Are both of the same version?")
+        })
+    }
+}
+
+/// What `invite` answers.
+#[derive(Debug, Serialize)]
+pub(super) struct InviteFacts {
+    url: String,
+    expires_unix_s: i64,
+}
+
+/// A member that was removed.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Kicked {
+    pub node: NodeId,
+    pub name: String,
+}
+
+impl Desk {
+    /// Opens an invite that lives for `ttl`.
+    ///
+    /// # Errors
+    /// When its life is out of range, too many are open, or the record cannot be written.
+    pub async fn invite(&self, ttl: Duration) -> Result<(Invite, i64), HouseError> {
+        let ttl_s = ttl.as_secs();
+        if !(1..=INVITE_S_MAX).contains(&ttl_s) {
+            return Err(HouseError::InviteLife {
+                got_s: ttl_s,
+                max_s: INVITE_S_MAX,
+            });
+        }
+        let addresses = reachable(self.endpoint.local_addr(), &interfaces());
+        let invite = Invite::new(
+            Secret::generate(),
+            self.endpoint.node_id().clone(),
+            addresses,
+        )?;
+        let now = unix_s();
+        let expires = now.saturating_add(i64::try_from(ttl_s).unwrap_or(i64::MAX));
+        self.store
+            .issue(invite.secret.fingerprint(), now, expires)
+            .await?;
+        Ok((invite, expires))
+    }
+
+    /// The same for the local socket.
+    pub async fn invite_facts(&self, ttl_s: u64) -> Result<InviteFacts, HouseError> {
+        let (invite, expires_unix_s) = self.invite(Duration::from_secs(ttl_s)).await?;
+        Ok(InviteFacts {
+            url: invite.to_string(),
+            expires_unix_s,
+        })
+    }
+
+    /// Answers a device that asks to become a member.
+    pub async fn pair(self, request: PairingRequest) {
+        let PairingRequest {
+            node,
+            remote,
+            name,
+            secret,
+            reply,
+        } = request;
+        let bearer = Bearer {
+            fingerprint: secret.fingerprint(),
+            node: node.clone(),
+            name,
+        };
+        let answer = match self.store.redeem(bearer, unix_s()).await {
+            Ok(Redeemed::Admitted) => {
+                tracing::info!(%node, %remote, "a new member was admitted");
+                self.endpoint.members().admit(node);
+                PairingAnswer::Accept
+            }
+            Ok(Redeemed::Unknown) => PairingAnswer::Refuse(PairingRefusal::InviteUnknown),
+            Ok(Redeemed::Used) => PairingAnswer::Refuse(PairingRefusal::InviteUsed),
+            Ok(Redeemed::Expired) => PairingAnswer::Refuse(PairingRefusal::InviteExpired),
+            Ok(Redeemed::Full) => PairingAnswer::Refuse(PairingRefusal::HouseholdFull),
+            Err(error) => {
+                // Dropping the reply tells the device to try again.
+                tracing::error!(%error, "a device could not be paired");
+                return;
+            }
+        };
+        if let PairingAnswer::Refuse(refusal) = answer {
+            tracing::warn!(%remote, code = refusal.code(), "a device was refused");
+        }
+        // The device may have given up.
+        let _gone = reply.send(answer);
+    }
+
+    /// Ends the membership of the machine with this id or, where just one has it, this name. `connected` are the names
+    /// shown now.
+    ///
+    /// # Errors
+    /// A sentence for the owner: nobody or several have the name, or the record cannot be written.
+    pub async fn kick(
+        &self,
+        wanted: &str,
+        connected: &[(NodeId, String)],
+    ) -> Result<Kicked, String> {
+        let members = self
+            .store
+            .members()
+            .await
+            .map_err(|error| error.to_string())?;
+        let shown = |id: &NodeId| {
+            connected
+                .iter()
+                .find(|(node, _)| node == id)
+                .map(|(_, name)| name.as_str())
+        };
+        let name_of =
+            |member: &crate::store::Member| shown(&member.node).unwrap_or(&member.name).to_owned();
+        let by_id = members.iter().find(|member| member.node.as_str() == wanted);
+        let found = match by_id {
+            Some(member) => member,
+            None => {
+                let mut named = members.iter().filter(|member| name_of(member) == wanted);
+                let first = named.next().ok_or_else(|| {
+                    let known: Vec<String> = members.iter().map(name_of).collect();
+                    format!(
+                        "no member is called '{wanted}'; members are: {}",
+                        known.join(", ")
+                    )
+                })?;
+                if named.next().is_some() {
+                    return Err(format!(
+                        "several members are called '{wanted}'; name one by its id, as `coordinator nodes` shows it"
+                    ));
+                }
+                first
+            }
+        };
+        let kicked = Kicked {
+            node: found.node.clone(),
+            name: name_of(found),
+        };
+        let removed = self.store.remove(kicked.node.clone(), unix_s()).await;
+        match removed.map_err(|error| error.to_string())? {
+            true => Ok(kicked),
+            false => Err(format!("'{wanted}' is no member any more")),
+        }
+    }
+}
+
+/// Seconds since 1970 by this machine's clock.
+pub(super) fn unix_s() -> i64 {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_owners_requests_are_read_strictly() {
+        let cases = [
+            (json!({"do": "invite"}), Some(Ask::Invite { ttl_s: 600 })),
+            (
+                json!({"do": "invite", "ttl_s": 5}),
+                Some(Ask::Invite { ttl_s: 5 }),
+            ),
+            (json!({"do": "status"}), Some(Ask::Status {})),
+            (
+                json!({"do": "kick", "node": "den"}),
+                Some(Ask::Kick {
+                    node: "den".to_owned(),
+                }),
+            ),
+            (json!({"do": "stop"}), Some(Ask::Stop {})),
+            (json!({"do": "kick"}), None),
+            (json!({"do": "invite", "ttl_s": -1}), None),
+            (json!({"do": "dance"}), None),
+            (json!({}), None),
+            (json!([1]), None),
+            (json!("status"), None),
+        ];
+        for (request, expected) in cases {
+            let got = Ask::parse(&request);
+            assert_eq!(got.as_ref().ok(), expected.as_ref(), "{request}");
+            if let Err(text) = got {
+                assert!(text.contains("invite, status, nodes"), "{text}");
+            }
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! From machines to a plan with an epoch of its own, off the async threads.
+//!
+//! Owns the wishes that do not change. Must never choose which machines to plan for.
+
+use std::sync::Arc;
+
+use plan::{KvType, NodeFacts, Plan, PlanError, PlanMode, PlanRequest};
+use proto::Epoch;
+use proto::facts::ModelFacts;
+
+use super::settings::PlanChoice;
+use super::state::PlanFailure;
+use crate::store::Store;
+
+/// The planner's inputs that do not change.
+#[derive(Debug)]
+pub(super) struct Wish {
+    pub model: ModelFacts,
+    pub choice: PlanChoice,
+    pub context: Option<u32>,
+    pub kv: Option<KvType>,
+    pub sequences: u32,
+}
+
+impl Wish {
+    /// A plan for these machines. May take a while: not for an async thread.
+    pub fn plan(&self, nodes: Vec<NodeFacts>) -> Result<Plan, PlanError> {
+        let mode = match &self.choice {
+            PlanChoice::File(given) => return plan::adopt(given, &self.model, &nodes, &[]),
+            PlanChoice::Auto => PlanMode::Auto,
+            PlanChoice::Layers => PlanMode::Layers,
+        };
+        plan::plan(&PlanRequest {
+            model: self.model.clone(),
+            nodes,
+            links: Vec::new(),
+            context: self.context,
+            sequences: self.sequences,
+            kv: self.kv,
+            mode,
+        })
+    }
+}
+
+/// Makes a plan off the async threads, and takes an epoch for it.
+pub(super) async fn make_plan(
+    wish: Arc<Wish>,
+    store: Store,
+    nodes: Vec<NodeFacts>,
+) -> Result<(Plan, Epoch), PlanFailure> {
+    let failure = |missing_bytes, text, retry| PlanFailure {
+        missing_bytes,
+        text,
+        retry,
+    };
+    let made = tokio::task::spawn_blocking(move || wish.plan(nodes)).await;
+    let plan = match made {
+        Ok(Ok(plan)) => plan,
+        Ok(Err(error)) => return Err(failure(error.missing_bytes(), error.to_string(), false)),
+        Err(error) => {
+            return Err(failure(
+                0,
+                format!("the planner broke off ({error}); please report this"),
+                false,
+            ));
+        }
+    };
+    match store.next_epoch().await {
+        Ok(epoch) => Ok((plan, epoch)),
+        Err(error) => Err(failure(0, error.to_string(), true)),
+    }
+}

@@ -1,0 +1,279 @@
+//! Requests and their answers: between the gateway and the session.
+//!
+//! Owns the session and, per accepted request, the sink of its events. Must never wait: a client that does not read is
+//! cancelled, so that it holds up nobody else. Knows no node; what goes to the pipeline is left for the actor.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::frame::{CloseFrame, Frame};
+use proto::{Epoch, RequestId};
+use session::{ErrorCode, FinishReason, Input, Output, Session, SessionError, Submission};
+
+use super::rate::Rate;
+use crate::gateway::{
+    self, Command, EventSink, Failure, GenerateRequest, Refusal, Reply, SinkError,
+};
+
+/// Seconds after which a client that found the queue full may come back.
+const BUSY_RETRY_S: u32 = 5;
+
+/// What the pipeline or the household has to be told.
+#[derive(Debug, PartialEq)]
+pub(super) enum Effect {
+    /// To stage 0 of the frame's epoch.
+    Frame(Frame),
+    /// The pipeline does not answer.
+    Suspect { epoch: Epoch, text: String },
+}
+
+/// An accepted request.
+#[derive(Debug)]
+struct Answer {
+    sink: EventSink,
+    choices_open: u32,
+}
+
+/// A request between submission and the session's word.
+#[derive(Debug)]
+struct Asked {
+    request: RequestId,
+    reply: Reply,
+    choices: u32,
+    prompt: u32,
+    wanted: u32,
+}
+
+/// The session with the sinks of its requests.
+#[derive(Debug)]
+pub(super) struct Serving {
+    session: Session,
+    answers: HashMap<RequestId, Answer>,
+    asked: Option<Asked>,
+    last_request: RequestId,
+    effects: VecDeque<Effect>,
+    /// Requests whose sink got something since the last flush.
+    touched: Vec<RequestId>,
+    pub rate: Rate,
+}
+
+impl Serving {
+    pub fn new(config: session::Config) -> Self {
+        Self {
+            session: Session::new(config),
+            answers: HashMap::new(),
+            asked: None,
+            last_request: RequestId(0),
+            effects: VecDeque::new(),
+            touched: Vec::new(),
+            rate: Rate::default(),
+        }
+    }
+
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    pub fn poll_effect(&mut self) -> Option<Effect> {
+        self.effects.pop_front()
+    }
+
+    /// Carries out what the API asks. `phase` is the service's at this moment.
+    pub fn command(&mut self, now: Duration, command: Command, phase: gateway::Phase) {
+        match command {
+            Command::Generate { request, reply } if phase == gateway::Phase::Ready => {
+                self.generate(now, request, reply);
+            }
+            Command::Generate { reply, .. } => reply.refuse(Refusal::NotReady),
+            Command::Cancel { request } => self.input(now, Input::Cancel { request }),
+            Command::StopChoice { request, choice } => {
+                self.input(now, Input::FinishChoice { request, choice });
+            }
+        }
+    }
+
+    fn generate(&mut self, now: Duration, request: GenerateRequest, reply: Reply) {
+        self.last_request = self.last_request.next();
+        let id = self.last_request;
+        self.asked = Some(Asked {
+            request: id,
+            reply,
+            choices: request.choices,
+            prompt: u32::try_from(request.prompt.len()).unwrap_or(u32::MAX),
+            wanted: request.max_tokens.unwrap_or(1),
+        });
+        self.input(
+            now,
+            Input::Submit(Submission {
+                request: id,
+                prompt: Arc::from(request.prompt),
+                choices: request.choices,
+                max_tokens: request.max_tokens,
+                min_tokens: request.min_tokens,
+                stop_ids: request.stop_ids,
+                sampling: request.sampling,
+            }),
+        );
+    }
+
+    /// Tells the session, and whoever hears of its outputs.
+    pub fn input(&mut self, now: Duration, input: Input) {
+        let kind = std::mem::discriminant(&input);
+        if let Err(error) = self.session.handle_input(now, input) {
+            // Ordinary where a client leaves as its answer ends.
+            tracing::debug!(%error, ?kind, "the session could not take an event");
+        }
+        self.deliver(now);
+    }
+
+    pub fn timeout(&mut self, now: Duration) {
+        self.session.handle_timeout(now);
+        self.deliver(now);
+    }
+
+    /// Empties the session's outputs. Ends, since each round cancels a request or is the last.
+    fn deliver(&mut self, now: Duration) {
+        loop {
+            let mut broken = Vec::new();
+            while let Some(output) = self.session.poll_output() {
+                if let Some((request, error)) = self.output(now, output) {
+                    broken.push((request, error));
+                }
+            }
+            for request in std::mem::take(&mut self.touched) {
+                if let Some(answer) = self.answers.get_mut(&request)
+                    && let Err(error) = answer.sink.flush()
+                {
+                    broken.push((request, error));
+                }
+            }
+            if broken.is_empty() {
+                return;
+            }
+            for (request, error) in broken {
+                tracing::debug!(request = request.0, %error, "request cancelled");
+                self.answers.remove(&request);
+                // Unknown where its last event was the one that could not be delivered.
+                let _over = self.session.handle_input(now, Input::Cancel { request });
+            }
+        }
+    }
+
+    /// One output of the session; the request whose client cannot be reached, if so.
+    fn output(&mut self, now: Duration, output: Output) -> Option<(RequestId, SinkError)> {
+        match output {
+            Output::Send(step) => self.effects.push_back(Effect::Frame(Frame::Step(step))),
+            Output::Close { epoch, sequences } => {
+                let close = CloseFrame { epoch, sequences };
+                self.effects.push_back(Effect::Frame(Frame::Close(close)));
+            }
+            Output::Suspect {
+                epoch,
+                step,
+                waited,
+            } => {
+                let text = format!(
+                    "step {step} did not come back within {} s",
+                    waited.as_secs()
+                );
+                self.effects.push_back(Effect::Suspect { epoch, text });
+            }
+            Output::Accepted { request } => self.accepted(request),
+            Output::Failed { request, error } => return self.failed(request, error),
+            Output::Token {
+                request,
+                choice,
+                sampled,
+                ..
+            } => {
+                self.rate.count(now, 1);
+                let answer = self.answers.get_mut(&request)?;
+                self.touched.push(request);
+                let put = answer.sink.token(choice, sampled);
+                return put.err().map(|error| (request, error));
+            }
+            Output::Finished {
+                request,
+                choice,
+                reason,
+            } => return self.finished(request, choice, reason),
+        }
+        None
+    }
+
+    fn accepted(&mut self, request: RequestId) {
+        if let Some(asked) = self.asked.take_if(|asked| asked.request == request) {
+            let choices_open = asked.choices;
+            let sink = asked.reply.accept(request);
+            self.answers.insert(request, Answer { sink, choices_open });
+        }
+    }
+
+    fn finished(
+        &mut self,
+        request: RequestId,
+        choice: u32,
+        reason: FinishReason,
+    ) -> Option<(RequestId, SinkError)> {
+        let answer = self.answers.get_mut(&request)?;
+        let put = answer.sink.finished(
+            choice,
+            match reason {
+                FinishReason::Stop => gateway::FinishReason::Stop,
+                FinishReason::Length => gateway::FinishReason::Length,
+                FinishReason::Cancelled => gateway::FinishReason::Cancelled,
+            },
+        );
+        answer.choices_open = answer.choices_open.saturating_sub(1);
+        if answer.choices_open == 0 {
+            self.answers.remove(&request);
+        }
+        put.err().map(|error| (request, error))
+    }
+
+    fn failed(
+        &mut self,
+        request: RequestId,
+        error: SessionError,
+    ) -> Option<(RequestId, SinkError)> {
+        if let Some(asked) = self.asked.take_if(|asked| asked.request == request) {
+            let context = self
+                .session
+                .capacity()
+                .map_or(0, |capacity| capacity.context);
+            let refusal = refusal(&asked, context, error);
+            asked.reply.refuse(refusal);
+            return None;
+        }
+        let answer = self.answers.remove(&request)?;
+        let failure = Failure {
+            code: error.code.as_str(),
+            message: error.text,
+            retry: match error.retry {
+                session::Retry::Retry | session::Retry::RetryElsewhere => gateway::Retry::Soon,
+                session::Retry::Never => gateway::Retry::Never,
+            },
+        };
+        let put = answer.sink.failed(failure);
+        put.err().map(|error| (request, error))
+    }
+}
+
+fn refusal(asked: &Asked, context: u32, error: SessionError) -> Refusal {
+    match error.code {
+        ErrorCode::ContextLengthExceeded => Refusal::Context {
+            prompt: asked.prompt,
+            wanted: asked.wanted,
+            context,
+        },
+        ErrorCode::QueueFull => Refusal::Busy {
+            retry_after_s: BUSY_RETRY_S,
+        },
+        ErrorCode::Draining => Refusal::NotReady,
+        _ => Refusal::Invalid(error.text),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,325 @@
+//! From machines to an epoch and back: when a plan is made, handed out, ready, given up.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use plan::{KvType, LeftOut, Plan};
+use proto::control::{Assign, CacheType, CoordinatorMessage, Peer};
+use proto::{Epoch, NodeId};
+use session::{Capacity, Input};
+
+use super::node::{Load, Node};
+use super::{Act, Household, PLAN_RETRY, Pause, Phase, PlanFailure, Run, SETTLES_MAX, waiting};
+
+impl Household {
+    /// Decides what comes next while no epoch stands.
+    pub(super) fn consider(&mut self, now: Duration, pause: Pause) {
+        if self.draining {
+            self.release_all();
+            self.phase = waiting(0, "the service is ending", None);
+            return;
+        }
+        let expected = self.rules.expect.unwrap_or(1).max(1);
+        let here = self.nodes.values().filter(|node| !node.leaving).count();
+        if here == 0 || !self.assembled && here < expected {
+            self.release_all();
+            let text = if expected > 1 {
+                format!(
+                    "{here} of {expected} expected machines are in: run `node join` on the others"
+                )
+            } else {
+                "no machine is in: make an invite with `coordinator invite` and run `node join` with it".to_owned()
+            };
+            self.phase = waiting(0, text, None);
+            return;
+        }
+        let complete = !self.assembled && self.rules.expect.is_some();
+        self.assembled = true;
+        if !self.nodes.values().any(|node| node.usable(now)) {
+            self.release_all();
+            let text = "every machine that is in failed before";
+            self.phase = waiting(0, text, self.trouble_ends(now));
+            return;
+        }
+        match pause {
+            Pause::None => self.begin_plan(now),
+            Pause::Settle if complete => self.begin_plan(now),
+            Pause::Settle => self.settle(now, self.rules.timing.settle, None),
+            Pause::Doubt(node) => self.settle(now, self.rules.timing.doubt, Some(node)),
+        }
+    }
+
+    fn settle(&mut self, now: Duration, pause: Duration, doubt: Option<NodeId>) {
+        let wanted = now.saturating_add(pause);
+        self.phase = match &self.phase {
+            Phase::Settling {
+                until,
+                latest,
+                doubt: before,
+            } => Phase::Settling {
+                until: wanted.max(*until).min(*latest),
+                latest: *latest,
+                doubt: doubt.or_else(|| before.clone()),
+            },
+            _ => Phase::Settling {
+                until: wanted,
+                latest: now.saturating_add(pause.saturating_mul(SETTLES_MAX)),
+                doubt,
+            },
+        };
+    }
+
+    /// When the first machine that failed may be tried again.
+    fn trouble_ends(&self, now: Duration) -> Option<Duration> {
+        let troubles = self
+            .nodes
+            .values()
+            .filter_map(|node| node.trouble.as_ref()?.until);
+        troubles.filter(|until| *until > now).min()
+    }
+
+    pub(super) fn begin_plan(&mut self, now: Duration) {
+        self.last_ticket = self.last_ticket.wrapping_add(1);
+        let ticket = self.last_ticket;
+        let nodes = self.nodes.values().filter(|node| node.usable(now));
+        let nodes = nodes.map(Node::facts).collect();
+        self.phase = Phase::Planning { ticket };
+        self.acts.push_back(Act::Plan { ticket, nodes });
+    }
+
+    pub(super) fn planned(
+        &mut self,
+        now: Duration,
+        got: u64,
+        result: Result<(Plan, Epoch), PlanFailure>,
+    ) {
+        if let Ok((_, epoch)) = &result {
+            // Given out, whether it is used or not.
+            self.last_epoch = self.last_epoch.max(*epoch);
+        }
+        match &self.phase {
+            Phase::Planning { ticket } if *ticket == got => {}
+            _ => return,
+        }
+        match result {
+            Ok((plan, epoch)) => self.assign(now, plan, epoch),
+            Err(failure) => {
+                self.release_all();
+                let again = if failure.retry {
+                    Some(now.saturating_add(PLAN_RETRY))
+                } else {
+                    self.trouble_ends(now)
+                };
+                self.phase = waiting(failure.missing_bytes, failure.text, again);
+            }
+        }
+    }
+
+    fn assign(&mut self, now: Duration, mut plan: Plan, epoch: Epoch) {
+        self.note_troubled(now, &mut plan);
+        let peers: Vec<Peer> = plan
+            .stages
+            .iter()
+            .filter_map(|stage| Some(self.nodes.get(&stage.node)?.peer(&self.rules.neighbours)))
+            .collect();
+        if peers.len() != plan.stages.len() {
+            // A machine of the plan went while it was made; its loss has asked for another plan.
+            return self.consider(now, Pause::None);
+        }
+        let mut loads = BTreeMap::new();
+        for (at, stage) in plan.stages.iter().enumerate() {
+            let assign = self.assignment(&plan, epoch, at, &peers);
+            let Some(node) = self.nodes.get_mut(&stage.node) else {
+                continue;
+            };
+            node.holds = Some(epoch);
+            let load = Load {
+                done_bytes: 0,
+                total_bytes: stage.weight_bytes,
+                loaded: false,
+            };
+            loads.insert(stage.node.clone(), load);
+            let message = CoordinatorMessage::Assign(Box::new(assign));
+            self.acts.push_back(Act::Send {
+                link: node.link,
+                message,
+            });
+        }
+        let run = Run {
+            epoch,
+            plan: Arc::new(plan),
+        };
+        tracing::info!(
+            epoch = epoch.0,
+            stages = peers.len(),
+            "machines are loading"
+        );
+        for node in self.nodes.values_mut().filter(|node| !run.has(&node.id)) {
+            // Links that are dropped here are not heard of again.
+            node.up = false;
+        }
+        self.phase = Phase::Loading {
+            run,
+            began: now,
+            progress: now,
+            loads,
+        };
+        self.release_all();
+        self.acts.push_back(Act::Peers(peers));
+    }
+
+    /// The plan says why machines that failed have no part in it.
+    fn note_troubled(&self, now: Duration, plan: &mut Plan) {
+        for node in self.nodes.values().filter(|node| !node.usable(now)) {
+            if let Some(trouble) = &node.trouble {
+                let reason = trouble.reason.chars().take(1024).collect();
+                plan.left_out.push(LeftOut {
+                    node: node.id.clone(),
+                    name: node.name.clone(),
+                    reason,
+                });
+            }
+        }
+    }
+
+    fn assignment(&self, plan: &Plan, epoch: Epoch, at: usize, peers: &[Peer]) -> Assign {
+        let stage = &plan.stages[at];
+        let model = &self.rules.model;
+        Assign {
+            epoch,
+            model_path: model.path.clone(),
+            model_bytes: model.size_bytes,
+            model_blake3: model.blake3,
+            layers: stage.first_layer..stage.end_layer,
+            embedding: stage.embedding,
+            head: stage.head,
+            kv: match plan.kv {
+                KvType::F32 => CacheType::F32,
+                KvType::F16 => CacheType::F16,
+                KvType::Q8 => CacheType::Q8,
+            },
+            pages: plan.pages,
+            slots: plan.slots,
+            context: plan.context,
+            chunk_rows: plan.chunk_rows,
+            previous: at
+                .checked_sub(1)
+                .and_then(|before| peers.get(before))
+                .cloned(),
+            next: peers.get(at.saturating_add(1)).cloned(),
+            first: None,
+            coordinator: self.rules.coordinator.clone(),
+        }
+    }
+
+    /// Takes slices back from machines that have no part in the epoch that stands, if any.
+    pub(super) fn release_all(&mut self) {
+        let run = match &self.phase {
+            Phase::Loading { run, .. } | Phase::Serving { run, .. } => Some(run),
+            _ => None,
+        };
+        for node in self.nodes.values_mut() {
+            if run.is_none_or(|run| !run.has(&node.id))
+                && let Some(epoch) = node.holds.take()
+            {
+                let message = CoordinatorMessage::Release { epoch };
+                self.acts.push_back(Act::Send {
+                    link: node.link,
+                    message,
+                });
+            }
+        }
+    }
+
+    pub(super) fn ready_if_loaded(&mut self) {
+        let Phase::Loading { run, loads, .. } = &self.phase else {
+            return;
+        };
+        let ready = |(id, load): (&NodeId, &Load)| {
+            load.loaded && self.nodes.get(id).is_some_and(|node| node.up)
+        };
+        if !loads.iter().all(ready) {
+            return;
+        }
+        let plan = Arc::clone(&run.plan);
+        let capacity = Capacity {
+            epoch: run.epoch,
+            pages: plan.pages,
+            slots: plan.slots,
+            context: plan.context,
+            stages: u32::try_from(plan.stages.len()).unwrap_or(u32::MAX),
+            chunk_rows: plan.chunk_rows,
+        };
+        tracing::info!(epoch = run.epoch.0, "ready");
+        let run = Run {
+            epoch: run.epoch,
+            plan,
+        };
+        for node in self.nodes.values_mut().filter(|node| run.has(&node.id)) {
+            node.trouble = None;
+        }
+        self.gone.clear();
+        self.phase = Phase::Serving {
+            run,
+            farewell: None,
+        };
+        self.acts.push_back(Act::Session(Input::Ready(capacity)));
+    }
+
+    /// No machine has made progress for too long: those that are not ready are left out of the next plan.
+    pub(super) fn load_stalled(&mut self, now: Duration) {
+        let Phase::Loading { loads, .. } = &self.phase else {
+            return;
+        };
+        let silence_s = self.rules.timing.load_silence.as_secs();
+        let late: Vec<(NodeId, String)> = loads
+            .iter()
+            .filter_map(|(id, load)| {
+                let up = self.nodes.get(id).is_some_and(|node| node.up);
+                match (load.loaded, up) {
+                    (true, true) => None,
+                    (true, false) => Some((id.clone(), format!("no data connection to it within {silence_s} s: does a firewall block UDP?"))),
+                    (false, _) => Some((id.clone(), format!("it made no progress with loading for {silence_s} s"))),
+                }
+            })
+            .collect();
+        for (id, reason) in late {
+            self.strike(now, &id, &reason);
+        }
+        self.give_up_run("a machine did not load its layers in time");
+        self.consider(now, Pause::None);
+    }
+
+    /// Ends the epoch that stands; what it ran fails with this reason. A new decision must follow.
+    pub(super) fn give_up_run(&mut self, reason: &str) {
+        let leavers: Vec<NodeId> = match &self.phase {
+            Phase::Serving { farewell, .. } => {
+                let reason = format!(
+                    "the answer broke off: {reason}; the household is planning anew, try again"
+                );
+                self.acts.push_back(Act::Session(Input::Lost { reason }));
+                farewell
+                    .iter()
+                    .flat_map(|farewell| farewell.nodes.iter().cloned())
+                    .collect()
+            }
+            _ => Vec::new(),
+        };
+        if let Some(run) = self.run() {
+            tracing::warn!(epoch = run.epoch.0, "epoch given up: {reason}");
+        }
+        self.phase = waiting(0, reason, None);
+        for id in leavers {
+            // Nothing runs that they would have to wait for.
+            if let Some(node) = self.nodes.remove(&id) {
+                let epoch = self.last_epoch;
+                self.acts.push_back(Act::Send {
+                    link: node.link,
+                    message: CoordinatorMessage::Release { epoch },
+                });
+                self.acts.push_back(Act::Part { link: node.link });
+            }
+        }
+    }
+}

@@ -1,0 +1,192 @@
+use super::*;
+
+const NOW: i64 = 1_700_000_000;
+
+fn bearer(secret: u8, node: &str) -> Bearer {
+    Bearer {
+        fingerprint: [secret; 32],
+        node: NodeId::new(node).unwrap(),
+        name: format!("{node}'s machine"),
+    }
+}
+
+async fn names(store: &Store) -> Vec<String> {
+    let members = store.members().await.unwrap();
+    members.into_iter().map(|m| m.node.to_string()).collect()
+}
+
+#[tokio::test]
+async fn an_invite_admits_once_and_the_others_hear_why_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).await.unwrap();
+    for (secret, expires) in [(1, NOW + 60), (2, NOW + 60), (3, NOW)] {
+        store.issue([secret; 32], NOW - 5, expires).await.unwrap();
+    }
+    let cases = [
+        (1, "a", NOW, Redeemed::Admitted),
+        (1, "b", NOW, Redeemed::Used),
+        (1, "a", NOW, Redeemed::Used),
+        (9, "b", NOW, Redeemed::Unknown),
+        (3, "b", NOW, Redeemed::Expired),
+        (2, "b", NOW + 60, Redeemed::Expired),
+        (2, "b", NOW + 59, Redeemed::Admitted),
+    ];
+    for (secret, node, now, expected) in cases {
+        let got = store.redeem(bearer(secret, node), now).await.unwrap();
+        assert_eq!(got, expected, "secret {secret} shown by {node}");
+    }
+    assert_eq!(names(&store).await, ["a", "b"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_at_once_one_is_admitted() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).await.unwrap();
+    for secret in 0..20 {
+        store.issue([secret; 32], NOW, NOW + 60).await.unwrap();
+        let (one, two) = (store.clone(), store.clone());
+        let one = tokio::spawn(async move { one.redeem(bearer(secret, "a"), NOW).await.unwrap() });
+        let two = tokio::spawn(async move { two.redeem(bearer(secret, "b"), NOW).await.unwrap() });
+        let mut got = [one.await.unwrap(), two.await.unwrap()];
+        got.sort_by_key(|g| *g == Redeemed::Used);
+        assert_eq!(got, [Redeemed::Admitted, Redeemed::Used]);
+    }
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_survives_a_crash() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).await.unwrap();
+    let household = store.household().await.unwrap();
+    store.issue([1; 32], NOW, NOW + 60).await.unwrap();
+    store.issue([2; 32], NOW, NOW + 60).await.unwrap();
+    store.redeem(bearer(1, "a"), NOW).await.unwrap();
+    for expected in 1..=3 {
+        assert_eq!(store.next_epoch().await.unwrap(), Epoch(expected));
+    }
+    // The files as they lie there while the process runs are what a crash leaves.
+    let after = tempfile::tempdir().unwrap();
+    for file in std::fs::read_dir(dir.path()).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), after.path().join(file.file_name())).unwrap();
+    }
+    let store = Store::open(after.path()).await.unwrap();
+    assert_eq!(store.household().await.unwrap(), household);
+    assert_eq!(store.last_epoch().await.unwrap(), Epoch(3));
+    assert_eq!(store.next_epoch().await.unwrap(), Epoch(4));
+    assert_eq!(names(&store).await, ["a"]);
+    assert_eq!(
+        store.redeem(bearer(1, "b"), NOW).await.unwrap(),
+        Redeemed::Used
+    );
+    assert_eq!(
+        store.redeem(bearer(2, "b"), NOW).await.unwrap(),
+        Redeemed::Admitted
+    );
+}
+
+#[tokio::test]
+async fn a_removed_member_is_out_until_it_is_invited_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).await.unwrap();
+    store.issue([1; 32], NOW, NOW + 60).await.unwrap();
+    store.issue([2; 32], NOW, NOW + 60).await.unwrap();
+    store.redeem(bearer(1, "a"), NOW).await.unwrap();
+    let node = NodeId::new("a").unwrap();
+    assert!(store.remove(node.clone(), NOW).await.unwrap());
+    assert!(!store.remove(node.clone(), NOW).await.unwrap());
+    assert!(names(&store).await.is_empty());
+    let store = Store::open(dir.path()).await.unwrap();
+    assert!(names(&store).await.is_empty(), "for good");
+    assert_eq!(
+        store.redeem(bearer(2, "a"), NOW).await.unwrap(),
+        Redeemed::Admitted
+    );
+    assert_eq!(names(&store).await, ["a"]);
+}
+
+#[tokio::test]
+async fn invites_and_members_are_bounded() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).await.unwrap();
+    let members = u8::try_from(limits::NODES_MAX).unwrap();
+    for secret in 0..members {
+        store.issue([secret; 32], NOW, NOW + 60).await.unwrap();
+    }
+    let error = store.issue([200; 32], NOW, NOW + 60).await.unwrap_err();
+    assert_eq!(error.code(), "too_many_invites");
+    for secret in 0..members {
+        let node = format!("n{secret}");
+        assert_eq!(
+            store.redeem(bearer(secret, &node), NOW).await.unwrap(),
+            Redeemed::Admitted
+        );
+    }
+    store.issue([200; 32], NOW, NOW + 60).await.unwrap();
+    assert_eq!(
+        store.redeem(bearer(200, "more"), NOW).await.unwrap(),
+        Redeemed::Full
+    );
+    assert_eq!(
+        store.redeem(bearer(200, "n0"), NOW).await.unwrap(),
+        Redeemed::Admitted
+    );
+}
+
+#[tokio::test]
+async fn closed_invites_are_forgotten_in_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).await.unwrap();
+    store.issue([1; 32], NOW, NOW + 60).await.unwrap();
+    let later = NOW + 61 + CLOSED_INVITE_S;
+    assert_eq!(
+        store.redeem(bearer(1, "a"), later).await.unwrap(),
+        Redeemed::Expired
+    );
+    store.issue([2; 32], later, later + 60).await.unwrap();
+    assert_eq!(
+        store.redeem(bearer(1, "a"), later).await.unwrap(),
+        Redeemed::Unknown
+    );
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_be_ours_is_refused_with_what_to_do() {
+    let text = "this is not a database, whatever its name says. ".repeat(40);
+    let other = "CREATE TABLE t (a)";
+    let newer = "PRAGMA application_id = 1215460456; PRAGMA user_version = 2; CREATE TABLE t (a)";
+    for (content, sql, code) in [
+        (Some(text.as_str()), None, "store_damaged"),
+        (None, Some(other), "store_foreign"),
+        (None, Some(newer), "store_newer"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(FILE_NAME);
+        if let Some(content) = content {
+            std::fs::write(&path, content).unwrap();
+        }
+        if let Some(sql) = sql {
+            Connection::open(&path).unwrap().execute_batch(sql).unwrap();
+        }
+        let error = Store::open(dir.path()).await.unwrap_err();
+        assert_eq!(error.code(), code, "{error}");
+        assert!(error.to_string().contains(FILE_NAME), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_page_is_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).await.unwrap();
+    for secret in 0..60 {
+        store.issue([secret; 32], NOW, NOW + 60).await.unwrap();
+    }
+    drop(store);
+    let path = dir.path().join(FILE_NAME);
+    let mut bytes = std::fs::read(&path).unwrap();
+    assert!(bytes.len() > 8192, "the log was written back on closing");
+    bytes[4096..].fill(0xa5);
+    std::fs::write(&path, bytes).unwrap();
+    let error = Store::open(dir.path()).await.unwrap_err();
+    assert_eq!(error.code(), "store_damaged", "{error}");
+}
