@@ -23,6 +23,11 @@ pub(crate) struct Source {
 }
 
 impl Source {
+    /// Whether it measures.
+    pub(crate) fn is_bench(&self) -> bool {
+        self.path.contains("/benches/")
+    }
+
     /// Whether only tests and benches compile it.
     pub(crate) fn is_test(&self) -> bool {
         let parts: Vec<&str> = self.path.trim_end_matches(".rs").split('/').collect();

@@ -1,0 +1,115 @@
+//! `coordinator nodes`: the machines of the household.
+
+use clap::Args;
+use command::Outcome;
+use plan::size::size_text;
+use plan::table::{Align, columns};
+use serde_json::{Value, json};
+
+use super::ask::{Running, count, text};
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  coordinator nodes
+  coordinator nodes --json")]
+pub(crate) struct Flags {
+    #[command(flatten)]
+    running: Running,
+}
+
+/// Prints the machines.
+pub(crate) async fn run(flags: Flags) -> Outcome {
+    let answer = flags.running.ask(&json!({"do": "nodes"})).await?;
+    if flags.running.json {
+        return command::answer::print_json(&answer);
+    }
+    print!("{}", table(&answer));
+    Ok(())
+}
+
+fn list<'v>(answer: &'v Value, field: &str) -> &'v [Value] {
+    answer
+        .get(field)
+        .and_then(Value::as_array)
+        .map_or(&[], Vec::as_slice)
+}
+
+fn table(answer: &Value) -> String {
+    let header = [
+        ("name", Align::Left),
+        ("state", Align::Left),
+        ("layers", Align::Left),
+        ("memory", Align::Right),
+        ("resident", Align::Right),
+        ("kernels", Align::Left),
+        ("threads", Align::Right),
+        ("address", Align::Left),
+        ("id", Align::Left),
+    ];
+    let present = list(answer, "nodes").iter().map(|node| {
+        vec![
+            text(node, "name").to_owned(),
+            state(node),
+            layers(node),
+            size_text(count(node, "memory_bytes")),
+            size_text(count(node, "resident_bytes")),
+            text(node, "kernels").to_owned(),
+            count(node, "threads").to_string(),
+            text(node, "remote").to_owned(),
+            text(node, "node").to_owned(),
+        ]
+    });
+    let absent = list(answer, "absent").iter().map(|node| {
+        let mut row = vec![text(node, "name").to_owned(), "absent".to_owned()];
+        row.resize(header.len() - 1, "-".to_owned());
+        row.push(text(node, "node").to_owned());
+        row
+    });
+    let rows: Vec<Vec<String>> = present.chain(absent).collect();
+    if rows.is_empty() {
+        return "no machine has joined yet; `coordinator invite` prints what `node join` wants\n"
+            .to_owned();
+    }
+    columns(&header, &rows)
+}
+
+fn state(node: &Value) -> String {
+    match text(node, "trouble") {
+        "" => text(node, "state").to_owned(),
+        trouble => format!("{}: {trouble}", text(node, "state")),
+    }
+}
+
+fn layers(node: &Value) -> String {
+    let ends = list(node, "layers");
+    match (
+        ends.first().and_then(Value::as_u64),
+        ends.get(1).and_then(Value::as_u64),
+    ) {
+        (Some(first), Some(end)) => format!("{first}..{end}"),
+        _ => "-".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn present_and_absent_machines_are_listed() {
+        let answer = json!({
+            "nodes": [{"name": "den", "node": "A", "state": "serving", "layers": [0, 4], "memory_bytes": 1048576}],
+            "absent": [{"name": "attic", "node": "B"}],
+        });
+        let table = table(&answer);
+        let lines: Vec<&str> = table.lines().collect();
+        let has = |words: &[&str]| {
+            lines
+                .iter()
+                .any(|line| words.iter().all(|word| line.contains(word)))
+        };
+        assert!(has(&["den", "serving", "0..4", "1.0 MiB"]), "{table}");
+        assert!(has(&["attic", "absent"]), "{table}");
+        assert!(super::table(&json!({})).contains("coordinator invite"));
+    }
+}

@@ -1,0 +1,36 @@
+//! `coordinator plan`: what runs where, and why.
+
+use ::plan::Plan;
+use clap::Args;
+use command::{Failure, Outcome};
+use serde_json::json;
+
+use super::ask::Running;
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "What --json prints can be changed by hand and given to `coordinator serve --plan FILE`.
+
+Examples:
+  coordinator plan
+  coordinator plan --json > plan.json"
+)]
+pub(crate) struct Flags {
+    #[command(flatten)]
+    running: Running,
+}
+
+/// Prints the plan that runs.
+pub(crate) async fn run(flags: Flags) -> Outcome {
+    let answer = flags.running.ask(&json!({"do": "plan"})).await?;
+    if flags.running.json {
+        return command::answer::print_json(&answer);
+    }
+    let plan: Plan = serde_json::from_value(answer).map_err(|error| {
+        Failure::Failed(format!(
+            "the service answered with a plan that this command does not know: {error}; are both of the same version?"
+        ))
+    })?;
+    print!("{}", ::plan::table::render_table(&plan));
+    Ok(())
+}

@@ -1,0 +1,185 @@
+//! `coordinator serve`: the service.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use command::Outcome;
+use coordinator::gateway::Phase;
+use coordinator::house::HouseSettings;
+use serde::Serialize;
+use serde_json::json;
+
+use super::ending::Ending;
+use super::progress::{Lines, Progress};
+use super::service::{Service, Wanted, bind_api};
+use super::{served, settings};
+
+#[derive(Debug, Default, Args, Serialize)]
+#[command(
+    after_help = "Every setting can also stand in the environment (HEARTH_MODEL, HEARTH_API, ..) or in the file given
+with --config; flags win over the environment, the environment over the file.
+
+Examples:
+  coordinator serve --model models/big-00001-of-00003.gguf
+  coordinator serve --model models/qwen3-30b --expect 3 --context 16384
+  coordinator serve --model big.gguf --api 0.0.0.0:8080 --api-key-file ~/.hearth-key
+  coordinator serve --model big.gguf --plan plan.json"
+)]
+pub(crate) struct Flags {
+    /// A .gguf file (of split files the first) or a safetensors directory
+    #[arg(long, value_name = "REF")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) model: Option<Vec<String>>,
+    /// Where clients connect [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "IP:PORT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) api: Option<String>,
+    /// Where machines connect [default: 0.0.0.0:7411]
+    #[arg(long, value_name = "IP:PORT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) mesh: Option<String>,
+    /// Where key and state are kept [default: the user's data directory]
+    #[arg(long, value_name = "DIR")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Positions per sequence [default: the model's, at most 32768, lowered to what fits]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) context: Option<u32>,
+    /// Plan only when this many machines are in [default: 1]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) expect: Option<usize>,
+    /// auto, layers (uses every machine), or a file that `plan --json` wrote [default: auto]
+    #[arg(long, value_name = "auto|layers|FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) plan: Option<String>,
+    /// Type of the attention cache: f32 or f16 [default: f16 for quantised models, else f32]
+    #[arg(long, value_name = "TYPE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) kv: Option<String>,
+    /// Sequences at a time that the caches should have room for; lowered to what fits [default: 8]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) sequences: Option<u32>,
+    /// File whose first line is the key that clients must bring
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) api_key_file: Option<PathBuf>,
+    /// A name, beside loopback and our addresses, under which clients may call; may be repeated
+    #[arg(long, value_name = "NAME")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) allow_host: Option<Vec<String>>,
+    /// An origin whose pages may call, such as https://chat.example; may be repeated
+    #[arg(long, value_name = "ORIGIN")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) allow_origin: Option<Vec<String>>,
+    /// TOML file with these settings
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip)]
+    pub(crate) config: Option<PathBuf>,
+    /// Print one JSON value with the addresses once they are known, and nothing else
+    #[arg(long)]
+    #[serde(skip)]
+    pub(crate) json: bool,
+}
+
+/// Serves until it is asked to end.
+pub(crate) async fn run(flags: Flags) -> Outcome {
+    let settings = settings::merge(&flags)?;
+    let mut ending = Ending::listen()?;
+    let api = bind_api(settings.api, &settings.http).await?;
+    let opened = served::open(&settings.model).await?;
+    let mut house = HouseSettings::new(settings.data_dir, opened.checkpoint, settings.mesh);
+    house.expect = settings.expect;
+    house.plan = settings.plan;
+    house.context = settings.context;
+    house.kv = settings.kv;
+    house.sequences = settings.sequences;
+    let facts = Facts {
+        model: opened.served.id.clone(),
+        path: std::path::absolute(&settings.model)?,
+        data_dir: std::path::absolute(&house.data_dir)?,
+    };
+    let mut service = Service::start(Wanted {
+        house,
+        served: opened.served,
+        api,
+        http: settings.http,
+    })
+    .await?;
+    let voice = if flags.json {
+        Voice::Json
+    } else {
+        Voice::Person
+    };
+    announce(&service, &facts, voice)?;
+    attend(&mut service, &mut ending, voice).await;
+    tracing::info!("ending: running answers are finished, new ones refused");
+    tokio::select! {
+        outcome = service.stop() => outcome,
+        () = ending.asked() => Err(command::Failure::Failed("ended at once, at the second request".to_owned())),
+    }
+}
+
+/// What stdout is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Voice {
+    /// One JSON value.
+    Json,
+    /// Lines for a person.
+    Person,
+}
+
+/// What the owner is told beside addresses.
+struct Facts {
+    model: String,
+    path: PathBuf,
+    data_dir: PathBuf,
+}
+
+fn announce(service: &Service, facts: &Facts, voice: Voice) -> Outcome {
+    let endpoint = format!("http://{}/v1", service.api);
+    let mesh = service.house.mesh_addr();
+    if voice == Voice::Json {
+        return command::answer::print_json(&json!({
+            "model": facts.model,
+            "api": service.api,
+            "endpoint": endpoint,
+            "mesh": mesh,
+            "coordinator": service.house.node_id(),
+            "data_dir": facts.data_dir,
+        }));
+    }
+    println!("model     {}  ({})", facts.model, facts.path.display());
+    println!("endpoint  {endpoint}");
+    println!("mesh      {mesh}");
+    println!(
+        "invite    coordinator invite --data-dir '{}'",
+        facts.data_dir.display()
+    );
+    Ok(())
+}
+
+/// Tells how far the service has come, until it is to end.
+async fn attend(service: &mut Service, ending: &mut Ending, voice: Voice) {
+    let mut progress = Progress::new(Lines::Log);
+    let mut shown = voice == Voice::Json;
+    loop {
+        let status = service.status.borrow_and_update().clone();
+        if status.phase == Phase::Ready && !shown {
+            let plan = service.house.plan().borrow().clone();
+            if let Some(plan) = plan {
+                print!("\n{}\nready\n", plan::table::render_table(&plan));
+                shown = true;
+            }
+        } else {
+            progress.show(&status);
+        }
+        tokio::select! {
+            changed = service.status.changed() => if changed.is_err() { return },
+            () = service.house.stopped() => return,
+            () = ending.asked() => return,
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! The service in this process: household and API, started together and ended in order.
+//!
+//! Owns the order of both. The one idea: everything that can be refused (a key, a port, a data directory in use, a
+//! broken model) is refused before anything else starts.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use command::local::Listener;
+use command::settings::make_data_dir;
+use command::{Failure, Outcome};
+use coordinator::gateway::{Gateway, ServedModel, ServiceStatus};
+use coordinator::house::{self, House, HouseSettings};
+use coordinator::http::{self, HttpConfig};
+use tokio::net::TcpListener;
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
+
+/// What a service is started with.
+pub(crate) struct Wanted {
+    /// The household; its data directory is made if it is not there.
+    pub(crate) house: HouseSettings,
+    /// The model's other half.
+    pub(crate) served: Arc<ServedModel>,
+    /// The API's socket, bound already.
+    pub(crate) api: TcpListener,
+    /// How the API behaves.
+    pub(crate) http: HttpConfig,
+}
+
+/// A running service.
+pub(crate) struct Service {
+    /// The model's id.
+    pub(crate) model: String,
+    /// Where the API is.
+    pub(crate) api: SocketAddr,
+    /// The household.
+    pub(crate) house: House,
+    /// How far it has come.
+    pub(crate) status: watch::Receiver<ServiceStatus>,
+    end: oneshot::Sender<()>,
+    http: JoinHandle<()>,
+}
+
+/// Takes the API's port.
+///
+/// # Errors
+/// Somebody has it, or it may not be had. With an address that is open to the network, there must be a key.
+pub(crate) async fn bind_api(
+    address: SocketAddr,
+    http: &HttpConfig,
+) -> Result<TcpListener, Failure> {
+    if !address.ip().is_loopback() && http.api_key.is_none() {
+        return Err(Failure::Usage(format!(
+            "--api {address} is open to the network and no key guards it; put a key into a file and name it with --api-key-file, or listen on 127.0.0.1"
+        )));
+    }
+    TcpListener::bind(address).await.map_err(|error| {
+        let advice = match error.kind() {
+            std::io::ErrorKind::AddrInUse => {
+                "another program has it; end that program or choose another port with --api"
+            }
+            _ => "choose another address with --api",
+        };
+        Failure::Failed(format!(
+            "the API cannot listen on {address}: {error}; {advice}"
+        ))
+    })
+}
+
+/// Takes the owner's local socket of a data directory, which is made if it is not there.
+///
+/// # Errors
+/// The directory cannot be made, or another service runs in it.
+pub(crate) async fn claim(house: &HouseSettings) -> Result<Listener, Failure> {
+    make_data_dir(&house.data_dir)?;
+    Ok(Listener::bind(&house.data_dir).await?)
+}
+
+impl Service {
+    /// Starts household and API.
+    ///
+    /// # Errors
+    /// The data directory or the mesh port cannot be used.
+    pub(crate) async fn start(wanted: Wanted) -> Result<Self, Failure> {
+        let local = claim(&wanted.house).await?;
+        let api = wanted.api.local_addr()?;
+        let model = wanted.served.id.clone();
+        let (gateway, household) = Gateway::new(wanted.served);
+        let status = household.status.subscribe();
+        let house = house::start(wanted.house, household, local).await?;
+        let (end, ended) = oneshot::channel::<()>();
+        let serving = http::serve(wanted.api, gateway, wanted.http, async {
+            // A sender that is gone ends the service as well.
+            let _ended_or_gone = ended.await;
+        });
+        Ok(Self {
+            model,
+            api,
+            house,
+            status,
+            end,
+            http: tokio::spawn(serving),
+        })
+    }
+
+    /// Lets running answers finish within their grace, tells the nodes and closes everything.
+    ///
+    /// # Errors
+    /// The API ended by a fault of its own.
+    pub(crate) async fn stop(self) -> Outcome {
+        // The API is gone already if nobody hears it.
+        let _heard = self.end.send(());
+        let ((), api) = tokio::join!(self.house.shutdown(), self.http);
+        api.map_err(Failure::from)
+    }
+}

@@ -1,0 +1,321 @@
+//! The settings of `serve`: flags over environment over file over defaults, and the checks of what they say together.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use command::Failure;
+use command::settings::{default_data_dir, layered};
+use coordinator::house::PlanChoice;
+use coordinator::http::{ApiKey, HttpConfig};
+use plan::{KvType, Plan};
+use serde::{Deserialize, Deserializer};
+
+use super::serve::Flags;
+
+/// Sequences at a time, unless somebody says otherwise.
+const SEQUENCES: u32 = 8;
+/// Bytes of a key file.
+const KEY_BYTES_MAX: u64 = 4096;
+/// Characters that a key has at least.
+const KEY_CHARS_LEAST: usize = 16;
+/// Settings that the environment may give.
+const KNOWN: [&str; 12] = [
+    "model",
+    "api",
+    "mesh",
+    "data_dir",
+    "context",
+    "expect",
+    "plan",
+    "kv",
+    "sequences",
+    "api_key_file",
+    "allow_host",
+    "allow_origin",
+];
+
+/// All layers merged; what nobody said is absent.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Merged {
+    #[serde(deserialize_with = "one_or_many")]
+    model: Vec<String>,
+    api: Option<SocketAddr>,
+    mesh: Option<SocketAddr>,
+    data_dir: Option<PathBuf>,
+    context: Option<u32>,
+    expect: Option<usize>,
+    plan: Option<String>,
+    kv: Option<KvType>,
+    sequences: Option<u32>,
+    api_key_file: Option<PathBuf>,
+    #[serde(deserialize_with = "one_or_many")]
+    allow_host: Vec<String>,
+    #[serde(deserialize_with = "one_or_many")]
+    allow_origin: Vec<String>,
+}
+
+/// A list, or one value in its place: the environment has no lists.
+fn one_or_many<'de, D: Deserializer<'de>>(value: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum OneOrMany {
+        One(String),
+        Many(Vec<String>),
+    }
+    Ok(match OneOrMany::deserialize(value)? {
+        OneOrMany::One(value) => vec![value],
+        OneOrMany::Many(values) => values,
+    })
+}
+
+/// What the service is started with.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    /// The model's path.
+    pub(crate) model: PathBuf,
+    /// Where the API listens.
+    pub(crate) api: SocketAddr,
+    /// Where the mesh listens.
+    pub(crate) mesh: SocketAddr,
+    /// Where key and state are kept.
+    pub(crate) data_dir: PathBuf,
+    /// Positions per sequence, if somebody said so.
+    pub(crate) context: Option<u32>,
+    /// Machines to wait for.
+    pub(crate) expect: Option<usize>,
+    /// How the plan is found.
+    pub(crate) plan: PlanChoice,
+    /// Type of the attention cache.
+    pub(crate) kv: Option<KvType>,
+    /// Sequences at a time.
+    pub(crate) sequences: u32,
+    /// How the API behaves.
+    pub(crate) http: HttpConfig,
+}
+
+/// Merges and checks.
+///
+/// # Errors
+/// A setting has a wrong form, names a file that cannot be used, or asks for what is not there yet.
+pub(crate) fn merge(flags: &Flags) -> Result<Settings, Failure> {
+    let merged: Merged = layered(flags, flags.config.as_deref(), &KNOWN).map_err(usage)?;
+    let http = HttpConfig {
+        api_key: merged.api_key_file.as_deref().map(key).transpose()?,
+        allowed_hosts: merged.allow_host,
+        allowed_origins: merged.allow_origin,
+        ..HttpConfig::default()
+    };
+    if merged.expect == Some(0) {
+        return Err(Failure::Usage(
+            "--expect 0 came; at least 1 machine is needed to run a model".to_owned(),
+        ));
+    }
+    if let Some(KvType::Q8) = merged.kv {
+        return Err(Failure::Usage(
+            "--kv q8 is not built yet; expected f32 or f16".to_owned(),
+        ));
+    }
+    Ok(Settings {
+        model: one_model(merged.model)?,
+        api: merged
+            .api
+            .unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 8080))),
+        mesh: merged
+            .mesh
+            .unwrap_or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 7411))),
+        data_dir: merged
+            .data_dir
+            .unwrap_or_else(|| default_data_dir("coordinator")),
+        context: merged.context,
+        expect: merged.expect,
+        plan: choice(merged.plan.as_deref())?,
+        kv: merged.kv,
+        sequences: merged.sequences.unwrap_or(SEQUENCES),
+        http,
+    })
+}
+
+fn usage(error: command::settings::SettingsError) -> Failure {
+    Failure::Usage(Failure::of(&error).to_string())
+}
+
+fn one_model(mut models: Vec<String>) -> Result<PathBuf, Failure> {
+    match (models.pop(), models.len()) {
+        (Some(model), 0) => Ok(model.into()),
+        (None, _) => Err(Failure::Usage(
+            "no model was named; say --model with a .gguf file or a safetensors directory"
+                .to_owned(),
+        )),
+        (Some(_), others) => Err(Failure::Usage(format!(
+            "{} models were named; this version serves one: start a second service with another --data-dir, --api and --mesh",
+            others + 1
+        ))),
+    }
+}
+
+fn choice(word: Option<&str>) -> Result<PlanChoice, Failure> {
+    match word {
+        None | Some("auto") => Ok(PlanChoice::Auto),
+        Some("layers") => Ok(PlanChoice::Layers),
+        Some("experts") => Err(Failure::Usage(
+            "--plan experts is not built yet; expected auto, layers or a file that `coordinator plan --json` wrote".to_owned(),
+        )),
+        Some(file) => read_plan(Path::new(file)).map(|plan| PlanChoice::File(Box::new(plan))),
+    }
+}
+
+fn read_plan(path: &Path) -> Result<Plan, Failure> {
+    let fail = |what: String| {
+        Failure::Usage(format!(
+            "--plan {}: {what}; expected auto, layers or a file that `coordinator plan --json` or `shard-tool plan --json` wrote",
+            path.display()
+        ))
+    };
+    let text = std::fs::read_to_string(path).map_err(|error| fail(error.to_string()))?;
+    Plan::from_json(&text).map_err(|error| fail(error.to_string()))
+}
+
+/// Reads a key: the first line of a small file.
+fn key(path: &Path) -> Result<ApiKey, Failure> {
+    use std::io::Read as _;
+    let fail = |what: String| Failure::Usage(format!("--api-key-file {}: {what}", path.display()));
+    let file = std::fs::File::open(path).map_err(|error| fail(error.to_string()))?;
+    let mut text = String::new();
+    file.take(KEY_BYTES_MAX)
+        .read_to_string(&mut text)
+        .map_err(|error| fail(error.to_string()))?;
+    let key = text.lines().next().unwrap_or_default().trim();
+    let printable = key.chars().all(|c| c.is_ascii_graphic());
+    if !printable || key.len() < KEY_CHARS_LEAST {
+        return Err(fail(format!(
+            "its first line has {} characters; expected at least {KEY_CHARS_LEAST} printable ASCII characters without blanks",
+            key.chars().count()
+        )));
+    }
+    Ok(ApiKey::new(key))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(flags: Flags) -> String {
+        match merge(&flags) {
+            Err(Failure::Usage(text)) => text,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn flags() -> Flags {
+        Flags {
+            model: Some(vec!["m.gguf".to_owned()]),
+            ..Flags::default()
+        }
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_contract() {
+        let settings = merge(&flags()).unwrap();
+        assert_eq!(settings.api.to_string(), "127.0.0.1:8080");
+        assert_eq!(settings.mesh.to_string(), "0.0.0.0:7411");
+        assert_eq!(settings.sequences, SEQUENCES);
+        assert!(matches!(settings.plan, PlanChoice::Auto));
+        assert!(settings.http.api_key.is_none());
+    }
+
+    #[test]
+    fn what_is_not_there_yet_is_refused_by_name() {
+        let two = vec!["a.gguf".to_owned(), "b.gguf".to_owned()];
+        assert!(
+            refused(Flags {
+                model: Some(two),
+                ..flags()
+            })
+            .contains("2 models")
+        );
+        assert!(
+            refused(Flags {
+                model: None,
+                ..flags()
+            })
+            .contains("--model")
+        );
+        let experts = Some("experts".to_owned());
+        assert!(
+            refused(Flags {
+                plan: experts,
+                ..flags()
+            })
+            .contains("not built yet")
+        );
+        let missing = Some("no-such-plan.json".to_owned());
+        assert!(
+            refused(Flags {
+                plan: missing,
+                ..flags()
+            })
+            .contains("no-such-plan.json")
+        );
+        assert!(
+            refused(Flags {
+                kv: Some("q8".to_owned()),
+                ..flags()
+            })
+            .contains("f16")
+        );
+        assert!(
+            refused(Flags {
+                kv: Some("f8".to_owned()),
+                ..flags()
+            })
+            .contains("f8")
+        );
+        assert!(
+            refused(Flags {
+                expect: Some(0),
+                ..flags()
+            })
+            .contains("at least 1")
+        );
+        let api = Some("localhost".to_owned());
+        assert!(refused(Flags { api, ..flags() }).contains("api"));
+    }
+
+    #[test]
+    fn a_file_may_name_one_model_or_a_list() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = dir.path().join("hearth.toml");
+        for text in ["model = 'm.gguf'", "model = ['m.gguf']"] {
+            std::fs::write(&config, text).unwrap();
+            let flags = Flags {
+                config: Some(config.clone()),
+                ..Flags::default()
+            };
+            assert_eq!(merge(&flags).unwrap().model, Path::new("m.gguf"));
+        }
+        std::fs::write(&config, "models = 'm.gguf'").unwrap();
+        let flags = Flags {
+            config: Some(config),
+            ..flags()
+        };
+        assert!(refused(flags).contains("models"));
+    }
+
+    #[test]
+    fn a_key_is_one_long_word() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        for bad in [
+            "",
+            "short",
+            "a key with blanks in it",
+            "schlüssel-mit-umlaut",
+        ] {
+            std::fs::write(&path, bad).unwrap();
+            assert!(key(&path).is_err(), "{bad}");
+        }
+        std::fs::write(&path, "0123456789abcdef\nrest\n").unwrap();
+        assert!(key(&path).unwrap().opens(b"0123456789abcdef"));
+    }
+}

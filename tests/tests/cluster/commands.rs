@@ -1,0 +1,204 @@
+//! The command line of the coordinator: one JSON value, exit codes, settings, refusals before anything starts.
+
+use std::fs;
+use std::path::Path;
+
+use tests::process::{Ended, run, run_with};
+use tests::{Wanted, fixtures, plans, programs};
+
+/// `coordinator serve` with a good model and these words, which must end at once.
+async fn serve(dir: &Path, words: &[&str]) -> Ended {
+    let model = fixtures::gguf("qwen3_moe");
+    let mut arguments = vec!["serve", "--model", model.to_str().unwrap()];
+    let data_dir = dir.join("data");
+    for (flag, value) in [
+        ("--api", "127.0.0.1:0"),
+        ("--mesh", "127.0.0.1:0"),
+        ("--data-dir", data_dir.to_str().unwrap()),
+    ] {
+        if !words.contains(&flag) {
+            arguments.extend([flag, value]);
+        }
+    }
+    arguments.extend(words);
+    let ended = run(&programs::coordinator(), &arguments).await;
+    assert!(ended.out.is_empty(), "nothing is answered: {ended:?}");
+    ended
+}
+
+#[tokio::test]
+async fn wrong_usage_ends_with_two_and_says_what_was_expected() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = dir.path().join("key");
+    fs::write(&key, "short").unwrap();
+    let other = fixtures::gguf("llama");
+    let cases: [(&[&str], &str); 8] = [
+        (&["--plan", "experts"], "not built yet"),
+        (&["--plan", "no-such-file.json"], "no-such-file.json"),
+        (&["--model", other.to_str().unwrap()], "2 models"),
+        (&["--api", "0.0.0.0:0"], "--api-key-file"),
+        (
+            &[
+                "--api",
+                "0.0.0.0:0",
+                "--api-key-file",
+                key.to_str().unwrap(),
+            ],
+            "16",
+        ),
+        (&["--kv", "q8"], "f16"),
+        (&["--expect", "0"], "at least 1"),
+        (&["--config", "no-such.toml"], "no-such.toml"),
+    ];
+    for (words, said) in cases {
+        let ended = serve(dir.path(), words).await;
+        assert_eq!(ended.code, Some(2), "{words:?} {ended:?}");
+        assert!(ended.err.contains(said), "{words:?} {ended:?}");
+    }
+}
+
+#[tokio::test]
+async fn ports_and_folders_that_are_taken_are_named() {
+    let cluster = Wanted::model(&fixtures::gguf("qwen3_moe"))
+        .nodes(0)
+        .start()
+        .await;
+    let dir = tempfile::tempdir().unwrap();
+    let api = cluster.api().address.to_string();
+    let ended = serve(dir.path(), &["--api", &api]).await;
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(
+        ended.err.contains(&api) && ended.err.contains("--api"),
+        "{ended:?}"
+    );
+
+    let mesh = cluster.coordinator.mesh.to_string();
+    let ended = serve(dir.path(), &["--mesh", &mesh]).await;
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(ended.err.contains(&mesh), "{ended:?}");
+
+    let data_dir = cluster.data_dir();
+    let ended = serve(dir.path(), &["--data-dir", data_dir.to_str().unwrap()]).await;
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(ended.err.contains("already runs"), "{ended:?}");
+
+    // A folder that cannot be made: its parent is a file.
+    let file = dir.path().join("file");
+    fs::write(&file, "").unwrap();
+    let below = file.join("data");
+    let ended = serve(dir.path(), &["--data-dir", below.to_str().unwrap()]).await;
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(ended.err.contains("--data-dir"), "{ended:?}");
+    assert_eq!(cluster.api().get("/healthz").await.status, 200);
+}
+
+#[tokio::test]
+async fn every_answer_is_one_json_value_and_the_plan_can_be_given_back() {
+    let model = fixtures::gguf("qwen3_moe");
+    let cluster = Wanted::model(&model)
+        .nodes(2)
+        .serve(&["--plan", "layers"])
+        .ready()
+        .await;
+    let status = cluster.told(&["status"]).await;
+    assert_eq!(status["phase"], "ready", "{status}");
+    assert_eq!(status["nodes"], 2, "{status}");
+    let nodes = cluster.told(&["nodes"]).await;
+    assert_eq!(nodes["nodes"].as_array().unwrap().len(), 2, "{nodes}");
+    let invite = cluster.told(&["invite", "--ttl", "2m"]).await;
+    assert!(
+        invite["url"].as_str().unwrap().starts_with("hearth://"),
+        "{invite}"
+    );
+    let shown = cluster.told(&["plan"]).await;
+    let plan = plan::Plan::from_json(&shown.to_string()).unwrap();
+    assert_eq!(plan.stages.len(), 2);
+
+    // The same plan in another household, whose nodes have the same names.
+    let before = cluster.api().greedy(&[5, 6, 7], 8, 20).await;
+    let path = plans::write(&shown, cluster.dir());
+    let again = Wanted::model(&model)
+        .nodes(2)
+        .serve(&["--plan", path.to_str().unwrap()])
+        .ready()
+        .await;
+    assert_eq!(again.api().greedy(&[5, 6, 7], 8, 20).await, before);
+
+    let model = model.to_str().unwrap();
+    let tool = run(&programs::shard_tool(), &["inspect", model, "--json"])
+        .await
+        .ok()
+        .json();
+    assert_eq!(tool["id"], status["model"], "{tool}");
+}
+
+#[tokio::test]
+async fn people_get_lines() {
+    let cluster = Wanted::model(&fixtures::gguf("qwen3_moe")).ready().await;
+    let data_dir = cluster.data_dir();
+    for (word, said) in [
+        ("status", "ready"),
+        ("nodes", "n0"),
+        ("plan", "layers"),
+        ("invite", "node join hearth://"),
+    ] {
+        let arguments = [word, "--data-dir", data_dir.to_str().unwrap()];
+        let ended = run(&programs::coordinator(), &arguments).await.ok();
+        assert!(ended.out.contains(said), "{word}: {ended:?}");
+    }
+}
+
+#[tokio::test]
+async fn asking_where_nothing_runs_fails_clearly() {
+    let dir = tempfile::tempdir().unwrap();
+    for words in [
+        &["status"][..],
+        &["nodes"],
+        &["plan"],
+        &["invite"],
+        &["kick", "den"],
+        &["stop"],
+    ] {
+        let mut arguments = words.to_vec();
+        arguments.extend(["--json", "--data-dir", dir.path().to_str().unwrap()]);
+        let ended = run(&programs::coordinator(), &arguments).await;
+        assert_eq!(ended.code, Some(1), "{words:?} {ended:?}");
+        assert!(
+            ended.out.is_empty() && ended.err.contains("nothing runs"),
+            "{words:?} {ended:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_refused_request_fails_with_the_services_reason() {
+    let cluster = Wanted::model(&fixtures::gguf("qwen3_moe"))
+        .nodes(0)
+        .start()
+        .await;
+    for words in [
+        &["plan"][..],
+        &["kick", "nobody"],
+        &["invite", "--ttl", "365d"],
+    ] {
+        let ended = cluster.ask(words).await;
+        assert_eq!(ended.code, Some(1), "{words:?} {ended:?}");
+        assert!(
+            ended.out.is_empty() && ended.err.starts_with("error: "),
+            "{words:?} {ended:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_environment_gives_settings_and_unknown_ones_warn() {
+    let envs = [("HEARTH_PLAN", "experts"), ("HEARTH_PLAM", "layers")];
+    let model = fixtures::gguf("qwen3_moe");
+    let arguments = ["serve", "--model", model.to_str().unwrap()];
+    let ended = run_with(&programs::coordinator(), &arguments, &envs).await;
+    assert_eq!(ended.code, Some(2), "{ended:?}");
+    assert!(
+        ended.err.contains("not built yet") && ended.err.contains("HEARTH_PLAM"),
+        "{ended:?}"
+    );
+}

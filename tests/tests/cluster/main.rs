@@ -1,0 +1,15 @@
+//! Households of real processes on loopback: exact whatever the split, clear and unharmed whatever comes in.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "what fails here is the test"
+)]
+
+mod commands;
+mod demo;
+mod endings;
+mod exact;
+mod invites;
+mod losses;
+mod models;
