@@ -1,6 +1,7 @@
 //! Answers and failures of a command, and what the process exits with.
 
 use std::fmt;
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use serde::Serialize;
@@ -80,6 +81,7 @@ pub fn start_log(default: &str) {
         .unwrap_or_else(|_| EnvFilter::new(format!("warn,{default}")));
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     // A second start (in a test) leaves the first log in place.
     let _already_started = log.try_init();

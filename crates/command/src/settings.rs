@@ -31,7 +31,10 @@ pub enum SettingsError {
 /// Where a role keeps its key and state when nobody says: the user's data directory of this system.
 #[must_use]
 pub fn default_data_dir(role: &str) -> PathBuf {
-    dirs::data_local_dir().unwrap_or_else(|| PathBuf::from(".")).join("hearth").join(role)
+    dirs::data_local_dir()
+        .unwrap_or_else(|| PathBuf::from("."))
+        .join("hearth")
+        .join(role)
 }
 
 /// Makes a data directory that only its owner can enter.
