@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use plan::{NodeFacts, PlanMode, PlanRequest};
+use proto::NodeId;
 use serde_json::{Value, json};
 
 /// Positions that the plans of the tests allow; the recorded prompts and answers fit.
@@ -35,6 +37,47 @@ pub fn write(plan: &Value, folder: &Path) -> PathBuf {
     let path = folder.join("plan.json");
     std::fs::write(&path, plan.to_string()).expect("the plan can be written");
     path
+}
+
+/// The least memory per node with which `nodes` nodes can run a model with one sequence of `context` positions; fewer
+/// nodes with as much cannot.
+#[must_use]
+pub fn least_memory(model: &Path, nodes: usize, context: u32) -> u64 {
+    let facts = model::Checkpoint::open(model).expect("a model").facts();
+    let works = |nodes: usize, memory_bytes: u64| {
+        let node = |at: usize| NodeFacts {
+            id: NodeId::new(format!("n{at}")).expect("an id"),
+            name: format!("n{at}"),
+            memory_bytes,
+            read_bytes_per_s: 1e9,
+            macs_per_s: 1e9,
+        };
+        let request = PlanRequest {
+            model: facts.clone(),
+            nodes: (0..nodes).map(node).collect(),
+            links: Vec::new(),
+            context: Some(context),
+            sequences: 1,
+            kv: None,
+            mode: PlanMode::Layers,
+        };
+        plan::plan(&request).is_ok()
+    };
+    let (mut fails, mut good) = (0, facts.file_bytes * 64);
+    assert!(works(nodes, good), "much memory is enough");
+    while good - fails > 1024 {
+        let middle = fails.midpoint(good);
+        if works(nodes, middle) {
+            good = middle;
+        } else {
+            fails = middle;
+        }
+    }
+    assert!(
+        nodes == 1 || !works(nodes - 1, good),
+        "fewer nodes would do as well"
+    );
+    good
 }
 
 /// All ways to cut `layers` layers into `parts` parts.

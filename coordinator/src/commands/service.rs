@@ -88,7 +88,13 @@ impl Service {
         let model = wanted.served.id.clone();
         let (gateway, household) = Gateway::new(wanted.served);
         let status = household.status.subscribe();
-        let house = house::start(wanted.house, household, local).await?;
+        let house =
+            house::start(wanted.house, household, local)
+                .await
+                .map_err(|error| match error.code() {
+                    "port_in_use" => Failure::Failed(format!("{error} with --mesh")),
+                    _ => Failure::of(&error),
+                })?;
         let (end, ended) = oneshot::channel::<()>();
         let serving = http::serve(wanted.api, gateway, wanted.http, async {
             // A sender that is gone ends the service as well.

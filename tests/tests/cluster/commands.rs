@@ -72,10 +72,14 @@ async fn ports_and_folders_that_are_taken_are_named() {
         "{ended:?}"
     );
 
-    let mesh = cluster.coordinator.mesh.to_string();
-    let ended = serve(dir.path(), &["--mesh", &mesh]).await;
+    let mesh = cluster.coordinator.mesh;
+    let ended = serve(dir.path(), &["--mesh", &mesh.to_string()]).await;
     assert_eq!(ended.code, Some(1), "{ended:?}");
-    assert!(ended.err.contains(&mesh), "{ended:?}");
+    let port = mesh.port().to_string();
+    assert!(
+        ended.err.contains(&port) && ended.err.contains("--mesh"),
+        "{ended:?}"
+    );
 
     let data_dir = cluster.data_dir();
     let ended = serve(dir.path(), &["--data-dir", data_dir.to_str().unwrap()]).await;

@@ -2,15 +2,16 @@
 
 use serde_json::json;
 use tests::process::run;
-use tests::{Cluster, Wanted, fixtures, programs};
+use tests::{Cluster, Wanted, fixtures, plans, programs};
 
 const PROMPT: [u32; 4] = [39, 279, 486, 11];
+const CONTEXT: u32 = 4096;
 
 async fn two_nodes(memory: &str) -> Cluster {
     Wanted::model(&fixtures::gguf("qwen3_5_moe"))
         .nodes(2)
         .memory(memory)
-        .serve(&["--plan", "layers", "--context", "4096"])
+        .serve(&["--plan", "layers", "--context", &CONTEXT.to_string()])
         .ready()
         .await
 }
@@ -44,8 +45,9 @@ async fn a_lost_node_ends_its_answers_clearly_and_the_rest_goes_on() {
 
 #[tokio::test]
 async fn what_is_missing_is_said_until_the_node_is_back() {
-    // 1.6 MB of weights, caches for 4096 positions: half of it fits into each, all of it into none.
-    let mut cluster = two_nodes("8MiB").await;
+    // As much as two nodes need, which is too little for one.
+    let memory = plans::least_memory(&fixtures::gguf("qwen3_5_moe"), 2, CONTEXT);
+    let mut cluster = two_nodes(&memory.to_string()).await;
     let api = cluster.api();
     let before = api.greedy(&PROMPT, 16, 20).await;
     cluster.kill(0).await;
