@@ -15,7 +15,7 @@ use plan::{KvType, Plan};
 use proto::{NodeId, control};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use transport::{Endpoint, Identity, Invite, Role};
+use transport::{Endpoint, Identity, Invite, Role, Sockets};
 
 mod actor;
 mod addresses;
@@ -68,21 +68,9 @@ pub async fn start(
     refuse_unbuilt(&settings)?;
     let model = model_place(&settings)?;
     let store = Store::open(&settings.data_dir).await?;
-    let household = store.household().await?;
-    let identity = Identity::load_or_create(&settings.data_dir.join(KEY_FILE))?;
-    let sockets = transport::open(
-        &identity,
-        transport::Settings {
-            bind: settings.mesh,
-            role: Role::Coordinator,
-            timing: settings.timing.transport,
-        },
-    )?;
+    let (household, last_epoch) = (store.household().await?, store.last_epoch().await?);
+    let sockets = open_mesh(&settings, &store).await?;
     let endpoint = sockets.endpoint.clone();
-    let members = store.members().await?;
-    endpoint
-        .members()
-        .replace(members.into_iter().map(|member| member.node));
     let rules = Rules {
         expect: settings.expect,
         timing: settings.timing,
@@ -99,19 +87,17 @@ pub async fn start(
         model_path: model.path,
         model_bytes: model.size_bytes,
     };
-    let desk = Desk {
-        store: store.clone(),
-        endpoint: endpoint.clone(),
-    };
-    let parts = Parts {
+    let drain = settings.timing.drain;
+    let desk = Desk { store, endpoint };
+    Ok(House::with(Parts {
         sockets,
         gateway,
         local,
-        desk: desk.clone(),
-        household: Household::new(rules, store.last_epoch().await?),
+        desk,
+        household: Household::new(rules, last_epoch),
         session: settings.session,
         fixed,
-        drain: settings.timing.drain,
+        drain,
         wish: Arc::new(Wish {
             model: settings.model.facts(),
             choice: settings.plan,
@@ -119,26 +105,24 @@ pub async fn start(
             kv: settings.kv,
             sequences: settings.sequences,
         }),
-    };
-    let (plan_out, plan) = watch::channel(None);
-    let (stop_out, stop_asked) = watch::channel(false);
-    let (shutdown, told) = watch::channel(false);
-    let strings = Strings {
-        plan: plan_out,
-        stop_asked: stop_out,
-        shutdown: told,
-    };
-    tracing::info!(mesh = %endpoint.local_addr(), node = %endpoint.node_id(), "the household is open");
-    let actor = tokio::spawn(Actor::new(parts, strings).run());
-    Ok(House {
-        endpoint,
-        desk,
-        plan,
-        stop_asked,
-        shutdown,
-        actor,
-        drain: settings.timing.drain,
-    })
+    }))
+}
+
+/// Opens the socket with the members known from its first moment: a member that is turned away once stays away.
+async fn open_mesh(settings: &HouseSettings, store: &Store) -> Result<Sockets, HouseError> {
+    let identity = Identity::load_or_create(&settings.data_dir.join(KEY_FILE))?;
+    let members = store.members().await?;
+    let sockets = transport::open(
+        &identity,
+        transport::Settings {
+            bind: settings.mesh,
+            role: Role::Coordinator,
+            timing: settings.timing.transport,
+        },
+    )?;
+    let known = members.into_iter().map(|member| member.node);
+    sockets.endpoint.members().replace(known);
+    Ok(sockets)
 }
 
 /// Cache types that no engine computes with yet.
@@ -191,6 +175,29 @@ fn neighbours(mesh: SocketAddr) -> Vec<IpAddr> {
 }
 
 impl House {
+    fn with(parts: Parts) -> Self {
+        let (plan_out, plan) = watch::channel(None);
+        let (stop_out, stop_asked) = watch::channel(false);
+        let (shutdown, told) = watch::channel(false);
+        let strings = Strings {
+            plan: plan_out,
+            stop_asked: stop_out,
+            shutdown: told,
+        };
+        let (desk, drain) = (parts.desk.clone(), parts.drain);
+        let endpoint = desk.endpoint.clone();
+        tracing::info!(mesh = %endpoint.local_addr(), node = %endpoint.node_id(), "the household is open");
+        Self {
+            endpoint,
+            desk,
+            plan,
+            stop_asked,
+            shutdown,
+            actor: tokio::spawn(Actor::new(parts, strings).run()),
+            drain,
+        }
+    }
+
     /// The address that the mesh socket is bound to.
     #[must_use]
     pub fn mesh_addr(&self) -> SocketAddr {

@@ -26,13 +26,15 @@ impl Rate {
     pub fn per_second(&mut self, now: Duration) -> f64 {
         self.roll(now);
         let sum: u64 = self.counts.iter().map(|count| u64::from(*count)).sum();
-        let newest_first = (0..SECONDS as u64).map(|age| self.second.wrapping_sub(age));
-        let busy = newest_first.enumerate().filter(|(_, second)| {
-            self.counts
-                .get(slot(*second))
-                .is_some_and(|count| *count > 0)
+        let busy = (0..SECONDS as u64).filter(|age| {
+            let second = self.second.checked_sub(*age);
+            second.is_some_and(|second| {
+                self.counts
+                    .get(slot(second))
+                    .is_some_and(|count| *count > 0)
+            })
         });
-        let whole = busy.map(|(age, _)| age).max().unwrap_or(0);
+        let whole = busy.max().unwrap_or(0);
         let seconds = whole as f64 + f64::from(now.subsec_micros()) / 1e6;
         if sum == 0 {
             0.0

@@ -1,3 +1,5 @@
+//! The record on a real disk: one use, bounds, crashes, and files that are not ours.
+
 use super::*;
 
 const NOW: i64 = 1_700_000_000;

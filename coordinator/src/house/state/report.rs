@@ -42,6 +42,7 @@ impl Household {
             detail: String::new(),
         };
         match &self.phase {
+            _ if self.draining => "the service is ending".clone_into(&mut status.detail),
             Phase::Waiting {
                 missing_bytes,
                 text,

@@ -1,3 +1,5 @@
+//! Scripted lives of a household in virtual time: who comes and goes, and what is done about it.
+
 use proto::control::{Beat, LoadProgress, PeerLost};
 
 use super::*;

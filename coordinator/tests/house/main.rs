@@ -1,0 +1,331 @@
+//! A household on real sockets, with nodes that have no engine: pairing, membership, loss and restart are the real
+//! ones; only the tokens are made up.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails"
+)]
+
+mod doll;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use command::local::{Listener, call};
+use coordinator::gateway::{Event, Failure, Gateway, GenerateRequest, Phase, ServedModel, Stream};
+use coordinator::house::{self, House, HouseSettings, PlanChoice};
+use proto::Epoch;
+use proto::control::{NodeMessage, Peer};
+use proto::step::Sampling;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use transport::{Identity, Invite, Secret};
+
+use doll::{Doll, Heard, node_sockets, pair};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+struct Home {
+    dir: TempDir,
+    house: House,
+    gateway: Gateway,
+}
+
+/// Nothing here takes longer unless it is broken.
+async fn soon<T>(what: &str, wait: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(Duration::from_secs(30), wait).await {
+        Ok(value) => value,
+        Err(_) => panic!("waited too long: {what}"),
+    }
+}
+
+impl Home {
+    async fn open() -> Self {
+        Self::open_in(tempfile::tempdir().unwrap()).await
+    }
+
+    /// Uses every machine for the plan.
+    async fn open_in(dir: TempDir) -> Self {
+        let path = Path::new(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../models/hearth-tiny.gguf"
+        ));
+        let model = Arc::new(model::Checkpoint::open(path).unwrap());
+        let served = ServedModel {
+            id: model.id().to_owned(),
+            tokenizer: model.tokenizer().unwrap(),
+            template: None,
+            defaults: model.generation_defaults().unwrap(),
+            vocab: model.facts().vocab,
+            created_unix_s: 0,
+        };
+        let (gateway, household) = Gateway::new(Arc::new(served));
+        let mesh = "127.0.0.1:0".parse().unwrap();
+        let mut settings = HouseSettings::new(dir.path().to_owned(), model, mesh);
+        settings.plan = PlanChoice::Layers;
+        let local = Listener::bind(dir.path()).await.unwrap();
+        let house = house::start(settings, household, local).await.unwrap();
+        Self {
+            dir,
+            house,
+            gateway,
+        }
+    }
+
+    async fn join(&self, name: &str) -> Doll {
+        let invite = self.house.invite(HOUR).await.unwrap();
+        Doll::join(&invite, name).await
+    }
+
+    fn peer(&self) -> Peer {
+        Peer {
+            node: self.house.node_id().clone(),
+            addresses: vec![self.house.mesh_addr()],
+        }
+    }
+
+    async fn ask(&self, request: Value) -> Value {
+        soon("the local socket", call(self.dir.path(), &request))
+            .await
+            .unwrap()
+    }
+
+    /// Waits for a service on exactly these machines.
+    async fn ready_on(&self, dolls: &[&Doll]) {
+        let mut plan = self.house.plan();
+        soon(
+            "a plan on the right machines",
+            plan.wait_for(|plan| {
+                let Some(plan) = plan else { return false };
+                plan.stages.len() == dolls.len()
+                    && dolls
+                        .iter()
+                        .all(|doll| plan.stages.iter().any(|s| s.node == *doll.id()))
+            }),
+        )
+        .await
+        .unwrap();
+        soon("readiness", async {
+            while self.gateway.status().phase != Phase::Ready {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+
+    async fn generate(&self, max_tokens: u32) -> Stream {
+        let request = GenerateRequest {
+            prompt: vec![5; 10],
+            choices: 1,
+            max_tokens: Some(max_tokens),
+            min_tokens: 0,
+            stop_ids: Vec::new(),
+            sampling: Sampling::default(),
+        };
+        soon("an answer", self.gateway.generate(request))
+            .await
+            .unwrap()
+    }
+}
+
+async fn until(doll: &Doll, what: &str, is: impl FnMut(&Heard) -> bool) -> Heard {
+    let mut heard = doll.heard.clone();
+    let heard = soon(what, heard.wait_for(is)).await;
+    heard.unwrap().clone()
+}
+
+/// The tokens of a stream and how it broke off, if so.
+async fn read(mut stream: Stream) -> (Vec<u32>, Option<Failure>) {
+    let mut tokens = Vec::new();
+    let reading = async {
+        while let Some(event) = stream.next().await {
+            match event {
+                Event::Token { sampled, .. } => tokens.push(sampled.token),
+                Event::Finished { .. } => {}
+                Event::Failed(failure) => return Some(failure),
+            }
+        }
+        None
+    };
+    let failure = soon("the end of an answer", reading).await;
+    (tokens, failure)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_machines_join_answer_and_are_shown() {
+    let mut home = Home::open().await;
+    assert_eq!(home.gateway.status().phase, Phase::WaitingForNodes);
+    let (a, b) = (home.join("attic").await, home.join("basement").await);
+    home.ready_on(&[&a, &b]).await;
+    let (tokens, failure) = read(home.generate(20).await).await;
+    assert_eq!((tokens, failure), ((10..30).collect(), None));
+    let status = home.ask(json!({"do": "status"})).await;
+    assert_eq!(
+        (&status["phase"], &status["ready"], &status["stages"]),
+        (&json!("ready"), &json!(true), &json!(2))
+    );
+    assert_eq!(status["generated_tokens"], json!(20));
+    assert_eq!(status["model"], json!("hearth-tiny"));
+    let nodes = home.ask(json!({"do": "nodes"})).await;
+    assert_eq!(nodes["nodes"].as_array().unwrap().len(), 2);
+    assert!(
+        nodes["nodes"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|node| node["state"] == "serving"),
+        "{nodes}"
+    );
+    let plan = home.ask(json!({"do": "plan"})).await;
+    let plan = plan::Plan::from_json(&plan.to_string()).unwrap();
+    assert_eq!(plan.stages.len(), 2);
+    assert!(
+        call(home.dir.path(), &json!({"do": "dance"}))
+            .await
+            .is_err()
+    );
+    home.ask(json!({"do": "stop"})).await;
+    soon("the owner's wish to stop", home.house.stopped()).await;
+    home.house.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_and_bad_invites_stay_outside() {
+    let home = Home::open().await;
+    let invite = home.house.invite(HOUR).await.unwrap();
+    let stranger = Identity::generate();
+    let sockets = node_sockets(&stranger);
+    let refused = sockets
+        .endpoint
+        .attach(&home.peer(), doll::hello("stranger"))
+        .await
+        .unwrap_err();
+    assert_eq!(refused.code(), "not_member");
+    let guessed = Invite::new(
+        Secret::generate(),
+        invite.coordinator.clone(),
+        invite.addresses.clone(),
+    )
+    .unwrap();
+    assert_eq!(
+        pair(&stranger, &guessed).await.unwrap_err().code(),
+        "invite_unknown"
+    );
+    pair(&Identity::generate(), &invite).await.unwrap();
+    assert_eq!(
+        pair(&stranger, &invite).await.unwrap_err().code(),
+        "invite_used"
+    );
+    let refused = sockets
+        .endpoint
+        .attach(&home.peer(), doll::hello("stranger"))
+        .await
+        .unwrap_err();
+    assert_eq!(refused.code(), "not_member");
+    for ttl_s in [0, 1 << 40] {
+        let error = home
+            .house
+            .invite(Duration::from_secs(ttl_s))
+            .await
+            .unwrap_err();
+        assert_eq!(error.code(), "invite_life");
+    }
+    home.house.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_leaves_without_breaking_an_answer() {
+    let home = Home::open().await;
+    let (a, b) = (home.join("a").await, home.join("b").await);
+    home.ready_on(&[&a, &b]).await;
+    let stream = home.generate(400).await;
+    until(&a, "some steps", |heard| heard.steps > 20).await;
+    b.say(NodeMessage::Leave).await;
+    let (tokens, failure) = read(stream).await;
+    assert_eq!((tokens.len(), failure), (400, None));
+    until(&b, "its release", |heard| heard.released == Some(Epoch(1))).await;
+    home.ready_on(&[&a]).await;
+    assert_eq!(read(home.generate(5).await).await.0.len(), 5);
+    let absent = home.ask(json!({"do": "nodes"})).await["absent"].clone();
+    assert_eq!(
+        absent[0]["node"],
+        json!(b.id().as_str()),
+        "it is a member still"
+    );
+    home.house.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_that_dies_ends_the_answer_with_its_name() {
+    let home = Home::open().await;
+    let (a, b) = (home.join("attic").await, home.join("basement").await);
+    home.ready_on(&[&a, &b]).await;
+    let stream = home.generate(1000).await;
+    until(&b, "some steps", |heard| heard.steps > 5).await;
+    b.works.send_replace(false);
+    b.die().await;
+    let (_, failure) = read(stream).await;
+    let failure = failure.unwrap();
+    assert_eq!(failure.code, "node_lost");
+    assert!(failure.message.contains("basement"), "{}", failure.message);
+    home.ready_on(&[&a]).await;
+    assert_eq!(read(home.generate(5).await).await.0.len(), 5);
+    home.house.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kicked_machine_is_out_for_good() {
+    let home = Home::open().await;
+    let (a, b) = (home.join("attic").await, home.join("basement").await);
+    home.ready_on(&[&a, &b]).await;
+    b.works.send_replace(false);
+    let stream = home.generate(100).await;
+    let unknown = call(home.dir.path(), &json!({"do": "kick", "node": "cellar"}))
+        .await
+        .unwrap_err();
+    assert!(unknown.to_string().contains("attic"), "{unknown}");
+    let kicked = home.ask(json!({"do": "kick", "node": "basement"})).await;
+    assert_eq!(kicked["node"], json!(b.id().as_str()));
+    until(&b, "the word that it is out", |heard| heard.kicked).await;
+    until(&b, "its connection's end", |heard| heard.ended.is_some()).await;
+    let failure = read(stream).await.1.unwrap();
+    assert!(failure.message.contains("basement"), "{}", failure.message);
+    home.ready_on(&[&a]).await;
+    let again = Doll::attach(b.identity.clone(), &home.peer(), "basement").await;
+    assert_eq!(again.err().map(|error| error.code()), Some("not_member"));
+    let Home { dir, house, .. } = home;
+    house.shutdown().await;
+    let home = Home::open_in(dir).await;
+    let again = Doll::attach(b.identity.clone(), &home.peer(), "basement").await;
+    assert_eq!(again.err().map(|error| error.code()), Some("not_member"));
+    home.house.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_and_epochs_survive_a_restart() {
+    let home = Home::open().await;
+    let a = home.join("a").await;
+    home.ready_on(&[&a]).await;
+    let key = home.house.node_id().clone();
+    let Home {
+        dir,
+        house,
+        gateway,
+    } = home;
+    house.shutdown().await;
+    assert_eq!(gateway.status().phase, Phase::Draining);
+    until(&a, "the end", |heard| heard.ended.is_some()).await;
+    let home = Home::open_in(dir).await;
+    assert_eq!(*home.house.node_id(), key);
+    let a = Doll::attach(a.identity.clone(), &home.peer(), "a")
+        .await
+        .unwrap();
+    home.ready_on(&[&a]).await;
+    let heard = until(&a, "its slice", |heard| heard.assigned.is_some()).await;
+    assert_eq!(
+        (heard.assigned, heard.released),
+        (Some(Epoch(2)), Some(Epoch(1)))
+    );
+    home.house.shutdown().await;
+}
