@@ -31,9 +31,7 @@ pub fn project(
         acts.need(&weights.exec, weight.ty.act_format(), x, weight.cols);
     }
     for (weight, out) in outs {
-        let Some(acts) = acts.get(weight.ty.act_format()) else {
-            continue;
-        };
+        let acts = acts.get(weight.ty.act_format())?;
         let rows = acts.rows();
         let out = sized(out, rows * weight.rows);
         let w = weight.matrix(&weights.checkpoint)?;
@@ -61,9 +59,7 @@ pub fn project_out(
 ) -> Result<(), EngineError> {
     acts.clear();
     acts.need(&weights.exec, weight.ty.act_format(), x, weight.cols);
-    let Some(acts) = acts.get(weight.ty.act_format()) else {
-        return Ok(());
-    };
+    let acts = acts.get(weight.ty.act_format())?;
     let rows = acts.rows();
     let w = weight.matrix(&weights.checkpoint)?;
     let segments = segments_for(weight.ty, weight.cols);

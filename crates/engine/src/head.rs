@@ -146,9 +146,7 @@ fn logits(
     scratch
         .acts
         .need(&weights.exec, format, &scratch.normed, hidden);
-    let Some(acts) = scratch.acts.get(format) else {
-        return Ok(());
-    };
+    let acts = scratch.acts.get(format)?;
     let out = sized(&mut scratch.logits, wanted.len() * head.matrix.rows);
     let w = head.matrix.matrix(&weights.checkpoint)?;
     let act_rows = Rows::Range(0..wanted.len());

@@ -14,7 +14,7 @@ use crate::groups::{GroupSet, Subtree, group_of, span, tree_sum};
 use crate::rows;
 use crate::scratch::{ActSet, sized};
 use crate::slice::Weights;
-use crate::weights::{FfnWeights, MoeWeights, Weight};
+use crate::weights::{FfnWeights, MoeWeights};
 
 /// The experts of one row with their weights, ascending by id.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -116,12 +116,6 @@ fn held(moe: &MoeWeights, expert: u32) -> Result<&FfnWeights, EngineError> {
         .ok_or(EngineError::NotHeld("expert of a group it serves"))
 }
 
-fn made(acts: &ActSet, weight: &Weight) -> Result<(), EngineError> {
-    acts.get(weight.ty.act_format())
-        .map(|_| ())
-        .ok_or(EngineError::Turn("missing its activations"))
-}
-
 /// Runs the held experts on their rows: fills `scratch.down` with `[pairs][hidden]`.
 fn run_pairs(
     weights: &Weights,
@@ -143,10 +137,7 @@ fn run_pairs(
     for ((expert, first, end), (gate, up)) in pairs.experts.iter().zip(gate.into_iter().zip(up)) {
         let ffn = held(moe, *expert)?;
         for (weight, out) in [(&ffn.gate, gate), (&ffn.up, up)] {
-            made(acts, weight)?;
-            let Some(acts) = acts.get(weight.ty.act_format()) else {
-                continue;
-            };
+            let acts = acts.get(weight.ty.act_format())?;
             let rows = pairs.rows.get(*first..*end).unwrap_or_default();
             let w = weight.matrix(checkpoint)?;
             tasks.push(MatmulTask {
@@ -172,9 +163,7 @@ fn run_pairs(
     let mut tasks = Vec::with_capacity(pairs.experts.len());
     for ((expert, first, end), out) in pairs.experts.iter().zip(down) {
         let weight = &held(moe, *expert)?.down;
-        let Some(acts) = scratch.acts.get(weight.ty.act_format()) else {
-            continue;
-        };
+        let acts = scratch.acts.get(weight.ty.act_format())?;
         let segments = segments_for(weight.ty, weight.cols);
         let w = weight.matrix(checkpoint)?;
         tasks.push(MatmulTask {

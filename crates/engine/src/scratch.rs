@@ -2,6 +2,7 @@
 
 use kernels::{ActFormat, Acts};
 
+use crate::EngineError;
 use crate::spec::Exec;
 use crate::weights::MoeWeights;
 
@@ -59,12 +60,14 @@ impl ActSet {
         }
     }
 
-    /// The rows in `format`, if [`ActSet::need`] made them.
-    pub fn get(&self, format: ActFormat) -> Option<&Acts> {
-        self.fresh
-            .contains(&format)
-            .then(|| self.made.iter().find(|a| a.format() == format))
-            .flatten()
+    /// The rows in `format`.
+    ///
+    /// # Errors
+    /// When [`ActSet::need`] was not called for it.
+    pub fn get(&self, format: ActFormat) -> Result<&Acts, EngineError> {
+        let fresh = self.fresh.contains(&format);
+        let found = self.made.iter().find(|a| fresh && a.format() == format);
+        found.ok_or(EngineError::Turn("missing its activations"))
     }
 }
 
