@@ -47,3 +47,11 @@ pub async fn serve(
     let router = routes::router(Arc::new(api::Api { gateway, config }));
     server::run(listener, router, limits, shutdown).await;
 }
+
+/// Reads the bytes of a request's body as every route does, for those who try bodies without a service.
+///
+/// # Errors
+/// What the client would be told, as JSON.
+pub fn read_body(bytes: &[u8]) -> Result<serde_json::Map<String, serde_json::Value>, String> {
+    body::parse_object(bytes).map_err(|error| error.body().to_string())
+}

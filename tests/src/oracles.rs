@@ -1,0 +1,114 @@
+//! What must hold for any bytes that come from outside: nothing panics, and what was accepted reads back the same.
+//!
+//! One function per format, used by the fuzz targets (`fuzz/`) and by the replay of their corpora.
+
+use std::path::Path;
+
+use proto::frame::{Frame, FrameHeader, HEADER_BYTES};
+
+/// A reader under attack: says whether it accepted the bytes.
+pub type Oracle = fn(&[u8]) -> bool;
+
+/// Every oracle by the name of its fuzz target and corpus.
+pub const ORACLES: [(&str, Oracle); 6] = [
+    ("frame", frame),
+    ("gguf", gguf),
+    ("safetensors", safetensors),
+    ("shard_index", shard_index),
+    ("invite", invite),
+    ("http_body", http_body),
+];
+
+/// A data-plane frame: header, then payload.
+#[must_use]
+pub fn frame(bytes: &[u8]) -> bool {
+    let Some((header, payload)) = bytes.split_first_chunk::<HEADER_BYTES>() else {
+        return false;
+    };
+    let Ok(header) = FrameHeader::parse(header) else {
+        return false;
+    };
+    let Ok(frame) = Frame::decode(&header, payload) else {
+        return false;
+    };
+    let written = frame.encode();
+    let (header, payload) = written
+        .split_first_chunk::<HEADER_BYTES>()
+        .expect("a header");
+    let header = FrameHeader::parse(header).expect("what we write has a header that we read");
+    let again = Frame::decode(&header, payload).expect("what we write is what we read");
+    // Bytes, not values: a NaN in a row is not equal to itself.
+    assert_eq!(again.encode(), written);
+    true
+}
+
+/// A GGUF file.
+#[must_use]
+pub fn gguf(bytes: &[u8]) -> bool {
+    let Ok(head) = model::gguf::Gguf::parse(Path::new("fuzzed.gguf"), bytes, 0) else {
+        return false;
+    };
+    for tensor in head.tensors() {
+        assert!(inside(tensor, bytes.len()), "{tensor:?}");
+    }
+    true
+}
+
+/// A safetensors file.
+#[must_use]
+pub fn safetensors(bytes: &[u8]) -> bool {
+    let Ok(head) = model::safetensors::Header::parse(Path::new("fuzzed.safetensors"), bytes, 0)
+    else {
+        return false;
+    };
+    for tensor in &head.tensors {
+        assert!(inside(tensor, bytes.len()), "{tensor:?}");
+    }
+    true
+}
+
+fn inside(tensor: &model::Tensor, file_bytes: usize) -> bool {
+    let end = tensor.start.checked_add(tensor.len);
+    end.is_some_and(|end| end <= file_bytes as u64)
+}
+
+/// The index of a safetensors directory.
+#[must_use]
+pub fn shard_index(bytes: &[u8]) -> bool {
+    let Ok(index) = model::safetensors::Index::parse(Path::new("fuzzed.index.json"), bytes) else {
+        return false;
+    };
+    for file in index.files() {
+        let leaves = file.contains(['/', '\\']) || file == "..";
+        assert!(!leaves, "the index leads out of its directory: {file}");
+    }
+    true
+}
+
+/// An invite URL.
+#[must_use]
+pub fn invite(bytes: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return false;
+    };
+    let Ok(invite) = text.parse::<transport::Invite>() else {
+        return false;
+    };
+    let written = invite.to_string();
+    let again: transport::Invite = written.parse().expect("what we write is what we read");
+    assert_eq!(again.to_string(), written);
+    true
+}
+
+/// The body of an HTTP request.
+#[must_use]
+pub fn http_body(bytes: &[u8]) -> bool {
+    let Ok(object) = coordinator::http::read_body(bytes) else {
+        return false;
+    };
+    let text = serde_json::to_string(&object).expect("JSON can be written");
+    let again =
+        coordinator::http::read_body(text.as_bytes()).expect("what we write is what we read");
+    assert_eq!(again.len(), object.len());
+    true
+}
