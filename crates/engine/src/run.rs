@@ -158,6 +158,13 @@ impl Run {
         }
     }
 
+    /// Norm of all rows into `scratch.normed`; no quantised form of them exists yet.
+    fn normalise(&self, weights: &Weights, norm: &[f32], scratch: &mut Scratch) {
+        let out = sized(&mut scratch.normed, self.x.len());
+        rows::norm(weights, &self.x, norm, out);
+        scratch.acts.clear();
+    }
+
     /// Attention or delta net of one layer, added to the residual stream.
     fn mix(&mut self, slice: &mut Slice, index: usize) -> Result<(), EngineError> {
         let Slice {
@@ -169,14 +176,8 @@ impl Run {
         let (Some(layer), Some(cache)) = (weights.layers.get(index), caches.get_mut(index)) else {
             return Err(EngineError::NotHeld("such layer"));
         };
-        let mut normed = std::mem::take(&mut scratch.normed);
-        rows::norm(
-            weights,
-            &self.x,
-            &layer.attn_norm,
-            sized(&mut normed, self.x.len()),
-        );
-        scratch.acts.clear();
+        self.normalise(weights, &layer.attn_norm, scratch);
+        let normed = std::mem::take(&mut scratch.normed);
         match (&layer.mixer, cache) {
             (MixerWeights::Attention(w), LayerCache::Attention(cache)) => {
                 attention::attention(
@@ -211,15 +212,7 @@ impl Run {
             .layers
             .get(index)
             .ok_or(EngineError::NotHeld("such layer"))?;
-        let mut normed = std::mem::take(&mut scratch.normed);
-        rows::norm(
-            weights,
-            &self.x,
-            &layer.ffn_norm,
-            sized(&mut normed, self.x.len()),
-        );
-        scratch.normed = normed;
-        scratch.acts.clear();
+        self.normalise(weights, &layer.ffn_norm, scratch);
         match &layer.ffn {
             FeedForward::Dense(ffn) => {
                 let Scratch {
@@ -271,15 +264,7 @@ impl Run {
             return Err(EngineError::NotHeld("experts in this layer"));
         };
         // Another run may have used the buffers since the rows were sent out.
-        let mut normed = std::mem::take(&mut scratch.normed);
-        rows::norm(
-            weights,
-            &self.x,
-            &layer.ffn_norm,
-            sized(&mut normed, self.x.len()),
-        );
-        scratch.normed = normed;
-        scratch.acts.clear();
+        self.normalise(weights, &layer.ffn_norm, scratch);
         let Scratch {
             normed,
             acts,
