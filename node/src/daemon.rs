@@ -238,12 +238,10 @@ impl Daemon {
                 self.beat = Duration::from_millis((welcome.lease_ms / 3).max(50));
                 return self.send_beat();
             }
-            CoordinatorMessage::Assign(assign) => self.assign(*assign),
+            CoordinatorMessage::Assign(assign) => return self.assign(*assign),
             CoordinatorMessage::Release { epoch } => {
-                self.release(epoch);
-                if self.leaving.is_some() {
-                    return Some(End::Left);
-                }
+                let failed = self.release(epoch);
+                return failed.or_else(|| self.leaving.is_some().then_some(End::Left));
             }
             CoordinatorMessage::Drain => tracing::info!("the coordinator is stopping"),
             CoordinatorMessage::Refused(refused) => {
@@ -264,7 +262,7 @@ impl Daemon {
         None
     }
 
-    fn assign(&mut self, assign: Assign) {
+    fn assign(&mut self, assign: Assign) -> Option<End> {
         tracing::info!(
             epoch = assign.epoch.0,
             first = assign.layers.start,
@@ -280,10 +278,10 @@ impl Daemon {
         self.loaded = false;
         self.unlinked = None;
         self.assigned = Some(assign.clone());
-        self.give(Job::Load(Box::new(assign)));
+        self.give(Job::Load(Box::new(assign)))
     }
 
-    fn release(&mut self, epoch: proto::Epoch) {
+    fn release(&mut self, epoch: proto::Epoch) -> Option<End> {
         if self.assigned.as_ref().is_some_and(|a| a.epoch <= epoch) {
             tracing::info!(epoch = epoch.0, "layers released");
             self.assigned = None;
@@ -291,18 +289,18 @@ impl Daemon {
             self.loaded = false;
             self.start.sockets.mesh.set_peers(Vec::new());
         }
-        self.give(Job::Release(epoch));
+        self.give(Job::Release(epoch))
     }
 
-    fn give(&self, job: Job) {
-        if !self.start.worker.give(job) {
-            tracing::error!("the computing thread takes no more work; the job was dropped");
-        }
+    /// A job that is lost would leave the household waiting, so this node rather ends and is planned around.
+    fn give(&self, job: Job) -> Option<End> {
+        let taken = self.start.worker.give(job);
+        taken.err().map(|error| End::Failed(error.to_string()))
     }
 
     async fn meshed(&mut self, event: MeshEvent) -> Option<End> {
         match event {
-            MeshEvent::Frame { from, frame } => self.give(Job::Frame { from, frame }),
+            MeshEvent::Frame { from, frame } => return self.give(Job::Frame { from, frame }),
             MeshEvent::Up(node) => {
                 tracing::debug!(%node, "data link up");
                 return self.report_loaded();

@@ -6,7 +6,7 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -74,6 +74,19 @@ pub struct Worker {
     thread: Option<JoinHandle<()>>,
 }
 
+/// A job that the thread did not take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum GiveError {
+    /// It has more work than it can queue.
+    #[error("the computing thread has {JOBS_MAX} jobs to do already")]
+    Full,
+    /// It ended by a fault of ours.
+    #[error(
+        "the computing thread ended unexpectedly; its last words are above. Start this node again"
+    )]
+    Gone,
+}
+
 /// What the thread works with.
 pub struct Tools {
     /// Threads and instruction set.
@@ -114,10 +127,15 @@ impl Worker {
         })
     }
 
-    /// Hands a job over. False when the thread is gone or has more work than it can queue.
-    #[must_use]
-    pub fn give(&self, job: Job) -> bool {
-        self.jobs.try_send(job).is_ok()
+    /// Hands a job over.
+    ///
+    /// # Errors
+    /// When the thread is gone, or has more work than it can queue: the session never sends so much.
+    pub fn give(&self, job: Job) -> Result<(), GiveError> {
+        self.jobs.try_send(job).map_err(|error| match error {
+            TrySendError::Full(_) => GiveError::Full,
+            TrySendError::Disconnected(_) => GiveError::Gone,
+        })
     }
 
     /// Lets the thread finish its queue and end.
