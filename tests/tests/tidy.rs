@@ -3,6 +3,13 @@
 //! Owns the limits and the few exceptions, each with its reason. It must never look outside the repository. The one
 //! idea: source is masked first (comments and literals become blanks), so that only code is counted and searched.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "what fails here is the test"
+)]
+
 #[path = "tidy/functions.rs"]
 mod functions;
 #[path = "tidy/mask.rs"]
@@ -27,7 +34,38 @@ const FIXTURE_BYTES: u64 = 40 << 20;
 const LONG_FILES: &[(&str, &str)] = &[];
 
 /// Functions that may be longer than [`FUNCTION_LINES`], and why.
-const LONG_FUNCTIONS: &[(&str, &str, &str)] = &[];
+const LONG_FUNCTIONS: &[(&str, &str, &str)] = &[
+    (
+        "coordinator/tests/api/malformed.rs",
+        "shared_cases",
+        "a table of cases",
+    ),
+    (
+        "coordinator/tests/api/malformed.rs",
+        "chat_cases",
+        "a table of cases",
+    ),
+    (
+        "crates/model/src/tokenizer/tests/hostile.rs",
+        "unknown_parts_are_refused_by_name",
+        "a table of cases",
+    ),
+    (
+        "crates/model/tests/gguf_malformed.rs",
+        "broken_metadata_is_named",
+        "a table of cases",
+    ),
+    (
+        "crates/session/src/schedule.rs",
+        "the_next_step_is_a_function_of_counts",
+        "a table of cases",
+    ),
+    (
+        "crates/session/tests/tables.rs",
+        "what_cannot_be_honoured_is_refused_at_once",
+        "a table of cases",
+    ),
+];
 
 /// Names that say nothing about what a module owns.
 const EMPTY_NAMES: &[&str] = &["utils", "util", "common", "misc", "helpers", "helper"];

@@ -90,7 +90,7 @@ pub(crate) fn texts() -> Vec<(String, String)> {
         .into_iter()
         .filter(|(path, _)| {
             let ends = |ending: &&str| path.ends_with(&format!(".{ending}"));
-            TEXTS.iter().any(|ending| ends(&ending)) || path.starts_with(".ci/")
+            TEXTS.iter().any(ends) || path.starts_with(".ci/")
         })
         .map(|(path, file)| {
             let text = fs::read_to_string(&file).unwrap_or_else(|e| panic!("{path}: {e}"));
