@@ -247,6 +247,11 @@ async fn main() {
         format!("{chats} chats at once, prompts included")
     };
     show(&what, "tokens/s", decode);
+    memories(&household, &before, &model);
+}
+
+/// Prints what the nodes take and how often they waited for the disk.
+fn memories(household: &Household, before: &[u64], model: &Path) {
     let mut all = 0;
     for (node, before) in household.nodes.iter().zip(before) {
         let (anon, file, faults) = memory(node);
@@ -258,7 +263,7 @@ async fn main() {
     }
     println!(
         "all nodes: {all} MiB resident, model files {} MiB",
-        size(&model) >> 20
+        size(model) >> 20
     );
 }
 

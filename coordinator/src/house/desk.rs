@@ -62,6 +62,8 @@ impl Ask {
 /// What `invite` answers.
 #[derive(Debug, Serialize)]
 pub(super) struct InviteFacts {
+    /// The short code to type: none until machines find each other by themselves.
+    code: Option<String>,
     url: String,
     expires_unix_s: i64,
 }
@@ -104,6 +106,7 @@ impl Desk {
     pub async fn invite_facts(&self, ttl_s: u64) -> Result<InviteFacts, HouseError> {
         let (invite, expires_unix_s) = self.invite(Duration::from_secs(ttl_s)).await?;
         Ok(InviteFacts {
+            code: None,
             url: invite.to_string(),
             expires_unix_s,
         })
