@@ -108,7 +108,7 @@ mod tests {
                 .iter()
                 .any(|line| words.iter().all(|word| line.contains(word)))
         };
-        assert!(has(&["den", "serving", "0..4", "1.0 MiB"]), "{table}");
+        assert!(has(&["den", "serving", "0..4", "1.00 MiB"]), "{table}");
         assert!(has(&["attic", "absent"]), "{table}");
         assert!(super::table(&json!({})).contains("coordinator invite"));
     }

@@ -106,7 +106,7 @@ mod tests {
         let mut status = ServiceStatus::starting();
         assert_eq!(line(&status), "waiting_for_nodes: the service is starting");
         status.missing_bytes = 1024;
-        assert!(line(&status).contains("1.0 KiB missing"));
+        assert!(line(&status).contains("1.00 KiB missing"));
         status.phase = Phase::Loading;
         status.total_bytes = 2048;
         let before = line(&status);

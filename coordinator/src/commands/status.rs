@@ -104,8 +104,8 @@ mod tests {
                 .find(|(n, _)| *n == name)
                 .map(|(_, value)| value.as_str())
         };
-        assert_eq!(of("loaded"), Some("1.0 KiB of 2.0 KiB"));
-        assert_eq!(of("missing"), Some("4.0 KiB"));
+        assert_eq!(of("loaded"), Some("1.00 KiB of 2.00 KiB"));
+        assert_eq!(of("missing"), Some("4.00 KiB"));
         assert_eq!(
             of("caches"),
             Some("context 512, 4 sequences at a time, 7 of 8 pages free, f16")
