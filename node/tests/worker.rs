@@ -1,0 +1,331 @@
+//! The computing thread between a real coordinator endpoint and frames that do not belong to it.
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::cast_possible_truncation,
+    reason = "test code"
+)]
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use engine::Exec;
+use kernels::{Isa, Pool};
+use model::Checkpoint;
+use node::worker::{Job, Told, Tools, Worker};
+use proto::control::{Assign, CacheType, NodeMessage};
+use proto::frame::{CloseFrame, Frame, RowsFrame};
+use proto::step::{Logits, Open, Sampling, Segment, Step, StepClass};
+use proto::{Epoch, NodeId, SequenceId, StepId};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use transport::{Identity, MeshEvent, Peer, Role, Settings, Sockets, Timing};
+
+const DEADLINE: Duration = Duration::from_secs(20);
+const EPOCH: Epoch = Epoch(7);
+
+/// A node's computing thread and the coordinator that it answers to.
+struct Rig {
+    coordinator: Sockets,
+    // The node's endpoint lives as long as the rig.
+    _node: Sockets,
+    worker: Worker,
+    told: mpsc::Receiver<Told>,
+    model: PathBuf,
+    dir: tempfile::TempDir,
+}
+
+fn sockets(role: Role) -> Sockets {
+    let bind = "127.0.0.1:0".parse().unwrap();
+    transport::open(
+        &Identity::generate(),
+        Settings {
+            bind,
+            role,
+            timing: Timing::default(),
+        },
+    )
+    .unwrap()
+}
+
+fn peer(sockets: &Sockets) -> Peer {
+    Peer {
+        node: sockets.endpoint.node_id().clone(),
+        addresses: vec![sockets.endpoint.local_addr()],
+    }
+}
+
+async fn until_up(sockets: &mut Sockets) {
+    let up = async { while !matches!(sockets.mesh_events.recv().await, Some(MeshEvent::Up(_))) {} };
+    timeout(DEADLINE, up).await.expect("the link comes up");
+}
+
+impl Rig {
+    async fn new(memory_bytes: u64) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let model = dir.path().join("m.gguf");
+        let source = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../tests/data/qwen3_5_moe/model-f16.gguf"
+        );
+        std::fs::copy(source, &model).unwrap();
+        let (mut coordinator, mut node) = (sockets(Role::Coordinator), sockets(Role::Node));
+        coordinator.mesh.set_peers(vec![peer(&node)]);
+        node.mesh.set_peers(vec![peer(&coordinator)]);
+        until_up(&mut coordinator).await;
+        until_up(&mut node).await;
+        let (told_in, told) = mpsc::channel(64);
+        let tools = Tools {
+            exec: Exec {
+                pool: Arc::new(Pool::new(1)),
+                isa: Isa::detect(),
+            },
+            memory_bytes,
+            mesh: node.mesh.clone(),
+            runtime: tokio::runtime::Handle::current(),
+            told: told_in,
+        };
+        let worker = Worker::start(tools).unwrap();
+        Self {
+            coordinator,
+            _node: node,
+            worker,
+            told,
+            model,
+            dir,
+        }
+    }
+
+    fn coordinator_id(&self) -> NodeId {
+        self.coordinator.endpoint.node_id().clone()
+    }
+
+    fn assign(&self) -> Assign {
+        let checkpoint = Checkpoint::open(&self.model).unwrap();
+        let identity = checkpoint.identity();
+        Assign {
+            epoch: EPOCH,
+            model_path: self.model.to_str().unwrap().to_owned(),
+            model_bytes: identity.size_bytes,
+            model_blake3: identity.blake3,
+            layers: 0..8,
+            embedding: true,
+            head: true,
+            kv: CacheType::F32,
+            pages: 4,
+            slots: 2,
+            context: 256,
+            chunk_rows: 16,
+            previous: None,
+            next: None,
+            first: None,
+            coordinator: self.coordinator_id(),
+        }
+    }
+
+    async fn load(&mut self, assign: Assign) -> NodeMessage {
+        self.worker.give(Job::Load(Box::new(assign))).unwrap();
+        loop {
+            match timeout(DEADLINE, self.told.recv()).await.unwrap().unwrap() {
+                Told::Message(NodeMessage::Load(_)) => {}
+                Told::Message(message) => return message,
+                Told::ModelChanged(text) => panic!("{text}"),
+            }
+        }
+    }
+
+    async fn loaded(&mut self, assign: Assign) {
+        let message = self.load(assign).await;
+        assert!(matches!(message, NodeMessage::Loaded(_)), "{message:?}");
+    }
+
+    fn give(&self, frame: Frame) {
+        let from = self.coordinator_id();
+        self.worker.give(Job::Frame { from, frame }).unwrap();
+    }
+
+    /// The next frame that reaches the coordinator.
+    async fn answer(&mut self) -> Frame {
+        let next = async {
+            loop {
+                if let Some(MeshEvent::Frame { frame, .. }) =
+                    self.coordinator.mesh_events.recv().await
+                {
+                    return frame;
+                }
+            }
+        };
+        timeout(DEADLINE, next).await.expect("an answer")
+    }
+
+    /// The step that is answered next: what was given before it stayed without an answer.
+    async fn answers_only(&mut self, id: u64) {
+        self.give(Frame::Step(step(id)));
+        match self.answer().await {
+            Frame::Samples(samples) => assert_eq!(samples.step, StepId(id)),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn fault(&mut self) -> String {
+        match self.answer().await {
+            Frame::Fault(fault) => fault.text,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+fn step(id: u64) -> Step {
+    let segment = Segment {
+        sequence: SequenceId(id),
+        slot: 0,
+        start: 0,
+        rows: 3,
+        logits: Logits::Last,
+        commit: 0,
+        provisional: 0,
+        pages: vec![0],
+        open: Some(Open {
+            prompt_len: 3,
+            sampling: Sampling::default(),
+        }),
+    };
+    Step {
+        epoch: EPOCH,
+        id: StepId(id),
+        class: StepClass::Prefill,
+        segments: vec![segment],
+        tokens: vec![5, 6, 7],
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn frames_that_do_not_belong_to_the_stage_change_nothing() {
+    let mut rig = Rig::new(1 << 30).await;
+    rig.give(Frame::Step(step(1)));
+    let assign = rig.assign();
+    rig.loaded(assign).await;
+    let mut old = step(2);
+    old.epoch = Epoch(6);
+    rig.give(Frame::Step(old));
+    let stranger = NodeId::new("stranger").unwrap();
+    rig.worker
+        .give(Job::Frame {
+            from: stranger,
+            frame: Frame::Step(step(3)),
+        })
+        .unwrap();
+    rig.give(Frame::Rows(RowsFrame {
+        step: step(4),
+        layer: 0,
+        cols: 64,
+        rows: vec![0.0; 192],
+    }));
+    rig.give(Frame::Close(CloseFrame {
+        epoch: EPOCH,
+        sequences: vec![SequenceId(99)],
+    }));
+    rig.answers_only(5).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn steps_that_do_not_fit_are_answered_with_a_fault() {
+    let mut rig = Rig::new(1 << 30).await;
+    let assign = rig.assign();
+    rig.loaded(assign).await;
+    let mut bad = step(1);
+    bad.segments[0].pages = vec![4];
+    rig.give(Frame::Step(bad));
+    assert!(rig.fault().await.contains("page is 4"));
+    let mut bad = step(2);
+    bad.segments[0].open = None;
+    rig.give(Frame::Step(bad));
+    assert!(rig.fault().await.contains("sequence 2 is not known"));
+    rig.answers_only(3).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_of_another_shape_are_answered_with_a_fault() {
+    let mut rig = Rig::new(1 << 30).await;
+    let mut assign = rig.assign();
+    assign.layers = 4..8;
+    assign.embedding = false;
+    assign.previous = Some(peer(&rig.coordinator));
+    rig.loaded(assign).await;
+    for (layer, cols) in [(4, 32), (3, 64)] {
+        let rows = vec![0.0; 3 * cols as usize];
+        rig.give(Frame::Rows(RowsFrame {
+            step: step(1),
+            layer,
+            cols,
+            rows,
+        }));
+        let text = rig.fault().await;
+        assert!(
+            text.contains("64 values for layer 4 were expected"),
+            "{text}"
+        );
+    }
+    rig.give(Frame::Rows(RowsFrame {
+        step: step(2),
+        layer: 4,
+        cols: 64,
+        rows: vec![0.5; 192],
+    }));
+    assert!(matches!(rig.answer().await, Frame::Samples(_)));
+}
+
+async fn refused(rig: &mut Rig, assign: Assign) -> (String, String) {
+    match rig.load(assign).await {
+        NodeMessage::LoadFailed(failed) => (failed.code, failed.text),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slices_that_must_not_be_loaded_are_refused_with_their_reason() {
+    let mut rig = Rig::new(200_000).await;
+    let assign = rig.assign();
+    let (code, text) = refused(&mut rig, assign).await;
+    assert_eq!(code, "memory");
+    assert!(text.contains("this machine gives 200000"), "{text}");
+    let mut other = rig.assign();
+    other.model_blake3 = [9; 32];
+    let (code, text) = refused(&mut rig, other).await;
+    assert_eq!(code, "model_mismatch");
+    assert!(text.contains("copy the coordinator's files"), "{text}");
+    let mut absent = rig.assign();
+    absent.model_path = rig
+        .dir
+        .path()
+        .join("none.gguf")
+        .to_str()
+        .unwrap()
+        .to_owned();
+    let (code, text) = refused(&mut rig, absent).await;
+    assert_eq!(code, "model_unreadable");
+    assert!(text.contains("none.gguf"), "{text}");
+}
+
+fn touch(path: &Path) {
+    let file = std::fs::File::options().append(true).open(path).unwrap();
+    let then = std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(1);
+    file.set_modified(then).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_model_file_gives_a_fault_and_no_answer() {
+    let mut rig = Rig::new(1 << 30).await;
+    let assign = rig.assign();
+    rig.loaded(assign).await;
+    rig.answers_only(1).await;
+    touch(&rig.model);
+    rig.give(Frame::Step(step(2)));
+    let text = rig.fault().await;
+    assert!(text.contains("m.gguf"), "{text}");
+    let told = timeout(DEADLINE, rig.told.recv()).await.unwrap();
+    assert!(matches!(told, Some(Told::ModelChanged(_))), "{told:?}");
+}
