@@ -13,6 +13,7 @@ mod ask;
 mod duration;
 mod ending;
 mod progress;
+mod screen;
 mod served;
 mod service;
 mod settings;

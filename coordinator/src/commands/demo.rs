@@ -25,6 +25,7 @@ use tokio::net::TcpListener;
 
 use super::ending::Ending;
 use super::progress::{Lines, Progress};
+use super::screen;
 use super::served::{self, Opened};
 use super::service::{Service, Wanted, bind_api};
 use allowance::Allowance;
@@ -79,7 +80,7 @@ pub(crate) async fn run(flags: Flags) -> Outcome {
     let opened = served::open(&path).await?;
     let allowance = allowance::smallest(&opened.checkpoint.facts(), usize::from(flags.nodes))?;
     if !flags.json {
-        introduce(&flags, &opened, &allowance);
+        introduce(&flags, &opened, &allowance)?;
     }
     let folder = tempfile::Builder::new().prefix("hearth-demo-").tempdir()?;
     let mut service = start(&flags, api, opened, &allowance, folder.path()).await?;
@@ -124,25 +125,22 @@ async fn listen(wanted: Option<SocketAddr>) -> Result<TcpListener, Failure> {
     }
 }
 
-fn introduce(flags: &Flags, opened: &Opened, allowance: &Allowance) {
-    println!(
-        "Hearth demonstration: one model, {} node processes on this machine",
-        flags.nodes
-    );
-    println!(
-        "model   {}, {} of weights",
+fn introduce(flags: &Flags, opened: &Opened, allowance: &Allowance) -> Outcome {
+    let honest = match flags.model {
+        Some(_) => "",
+        None => {
+            "        a tiny model that shows the machinery: a demonstration, not an assistant\n"
+        }
+    };
+    screen::show(&format!(
+        "Hearth demonstration: one model, {} node processes on this machine
+model   {}, {} of weights
+{honest}nodes   {} of memory each: none may hold the model, together they do\n\n",
+        flags.nodes,
         opened.served.id,
-        size_text(allowance.weight_bytes)
-    );
-    if flags.model.is_none() {
-        println!(
-            "        a tiny model that shows the machinery: a demonstration, not an assistant"
-        );
-    }
-    println!(
-        "nodes   {} of memory each: none may hold the model, together they do\n",
+        size_text(allowance.weight_bytes),
         size_text(allowance.bytes)
-    );
+    ))
 }
 
 async fn start(
@@ -189,7 +187,7 @@ async fn show(
     let plan = plan
         .ok_or_else(|| Failure::Failed("the plan is gone: a node was lost at once".to_owned()))?;
     if !flags.json {
-        println!("{}", plan::table::render_table(&plan));
+        screen::show(&format!("{}\n", plan::table::render_table(&plan)))?;
     }
     let prompt = flags.once.as_deref().unwrap_or(PROMPT);
     let spoken = speak(flags, service, prompt).await?;
@@ -197,11 +195,11 @@ async fn show(
         report(&plan, prompt, &spoken)?;
         return Ok(Next::End);
     }
-    println!("\n\n{}", spoken.speed_text());
+    screen::show(&format!("\n\n{}\n", spoken.speed_text()))?;
     if flags.once.is_some() {
         return Ok(Next::End);
     }
-    invite_clients(service);
+    invite_clients(service)?;
     Ok(Next::Serve)
 }
 
@@ -225,12 +223,10 @@ async fn speak(flags: &Flags, service: &Service, prompt: &str) -> Result<Spoken,
     if flags.json {
         return client::speak(service.api, &service.model, prompt, |_| {}).await;
     }
-    println!("> {prompt}");
+    screen::show(&format!("> {prompt}\n"))?;
     client::speak(service.api, &service.model, prompt, |text| {
-        use std::io::Write as _;
-        let mut out = std::io::stdout().lock();
-        // A reader that has seen enough is no failure.
-        let _closed = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+        // A screen that fails ends nothing; the next text shows it again.
+        let _failed = screen::show(text);
     })
     .await
 }
@@ -246,17 +242,15 @@ fn report(plan: &Arc<Plan>, prompt: &str, spoken: &Spoken) -> Outcome {
     }))
 }
 
-fn invite_clients(service: &Service) {
+fn invite_clients(service: &Service) -> Outcome {
     let body = json!({
         "model": service.model,
         "messages": [{"role": "user", "content": "What is the capital of France?"}],
     });
-    println!("\nendpoint  http://{}/v1", service.api);
-    println!(
-        "try       curl http://{}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'",
-        service.api
-    );
-    println!("\nCtrl-C ends it.");
+    let api = service.api;
+    screen::show(&format!(
+        "\nendpoint  http://{api}/v1\ntry       curl http://{api}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'\n\nCtrl-C ends it.\n"
+    ))
 }
 
 /// Serves until the owner ends it.

@@ -7,7 +7,7 @@ use command::Outcome;
 use serde_json::json;
 
 use super::ask::{Running, text};
-use super::duration;
+use super::{duration, screen};
 
 #[derive(Debug, Args)]
 #[command(
@@ -36,7 +36,8 @@ pub(crate) async fn run(flags: Flags) -> Outcome {
     if flags.running.json {
         return command::answer::print_json(&answer);
     }
-    println!("On the machine that is to join, within {} s:\n", ttl_s);
-    println!("  node join {}", text(&answer, "url"));
-    Ok(())
+    screen::show(&format!(
+        "On the machine that is to join, within {ttl_s} s:\n\n  node join {}\n",
+        text(&answer, "url")
+    ))
 }

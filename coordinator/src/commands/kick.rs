@@ -5,6 +5,7 @@ use command::Outcome;
 use serde_json::json;
 
 use super::ask::{Running, text};
+use super::screen;
 
 #[derive(Debug, Args)]
 #[command(
@@ -30,9 +31,6 @@ pub(crate) async fn run(flags: Flags) -> Outcome {
     if flags.running.json {
         return command::answer::print_json(&answer);
     }
-    println!(
-        "{} no longer belongs to the household",
-        text(&answer, "name")
-    );
-    Ok(())
+    let name = text(&answer, "name");
+    screen::show(&format!("{name} no longer belongs to the household\n"))
 }

@@ -7,6 +7,7 @@ use plan::table::{Align, columns};
 use serde_json::{Value, json};
 
 use super::ask::{Running, count, text};
+use super::screen;
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -23,8 +24,7 @@ pub(crate) async fn run(flags: Flags) -> Outcome {
     if flags.running.json {
         return command::answer::print_json(&answer);
     }
-    print!("{}", table(&answer));
-    Ok(())
+    screen::show(&table(&answer))
 }
 
 fn list<'v>(answer: &'v Value, field: &str) -> &'v [Value] {

@@ -6,6 +6,7 @@ use command::{Failure, Outcome};
 use serde_json::json;
 
 use super::ask::Running;
+use super::screen;
 
 #[derive(Debug, Args)]
 #[command(
@@ -31,6 +32,5 @@ pub(crate) async fn run(flags: Flags) -> Outcome {
             "the service answered with a plan that this command does not know: {error}; are both of the same version?"
         ))
     })?;
-    print!("{}", ::plan::table::render_table(&plan));
-    Ok(())
+    screen::show(&::plan::table::render_table(&plan))
 }

@@ -12,7 +12,7 @@ use serde_json::json;
 use super::ending::Ending;
 use super::progress::{Lines, Progress};
 use super::service::{Service, Wanted, bind_api};
-use super::{served, settings};
+use super::{screen, served, settings};
 
 #[derive(Debug, Default, Args, Serialize)]
 #[command(
@@ -114,10 +114,10 @@ pub(crate) async fn run(flags: Flags) -> Outcome {
         Voice::Person
     };
     announce(&service, &facts, voice)?;
-    attend(&mut service, &mut ending, voice).await;
+    let attended = attend(&mut service, &mut ending, voice).await;
     tracing::info!("ending: running answers are finished, new ones refused");
     tokio::select! {
-        outcome = service.stop() => outcome,
+        stopped = service.stop() => attended.and(stopped),
         () = ending.asked() => Err(command::Failure::Failed("ended at once, at the second request".to_owned())),
     }
 }
@@ -151,18 +151,16 @@ fn announce(service: &Service, facts: &Facts, voice: Voice) -> Outcome {
             "data_dir": facts.data_dir,
         }));
     }
-    println!("model     {}  ({})", facts.model, facts.path.display());
-    println!("endpoint  {endpoint}");
-    println!("mesh      {mesh}");
-    println!(
-        "invite    coordinator invite --data-dir '{}'",
+    screen::show(&format!(
+        "model     {}  ({})\nendpoint  {endpoint}\nmesh      {mesh}\ninvite    coordinator invite --data-dir '{}'\n",
+        facts.model,
+        facts.path.display(),
         facts.data_dir.display()
-    );
-    Ok(())
+    ))
 }
 
 /// Tells how far the service has come, until it is to end.
-async fn attend(service: &mut Service, ending: &mut Ending, voice: Voice) {
+async fn attend(service: &mut Service, ending: &mut Ending, voice: Voice) -> Outcome {
     let mut progress = Progress::new(Lines::Log);
     let mut shown = voice == Voice::Json;
     loop {
@@ -170,16 +168,17 @@ async fn attend(service: &mut Service, ending: &mut Ending, voice: Voice) {
         if status.phase == Phase::Ready && !shown {
             let plan = service.house.plan().borrow().clone();
             if let Some(plan) = plan {
-                print!("\n{}\nready\n", plan::table::render_table(&plan));
+                let table = plan::table::render_table(&plan);
+                screen::show(&format!("\n{table}\nready\n"))?;
                 shown = true;
             }
         } else {
             progress.show(&status);
         }
         tokio::select! {
-            changed = service.status.changed() => if changed.is_err() { return },
-            () = service.house.stopped() => return,
-            () = ending.asked() => return,
+            changed = service.status.changed() => if changed.is_err() { return Ok(()) },
+            () = service.house.stopped() => return Ok(()),
+            () = ending.asked() => return Ok(()),
         }
     }
 }

@@ -6,6 +6,7 @@ use plan::size::size_text;
 use serde_json::{Value, json};
 
 use super::ask::{Running, count, number, text};
+use super::screen;
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -22,10 +23,11 @@ pub(crate) async fn run(flags: Flags) -> Outcome {
     if flags.running.json {
         return command::answer::print_json(&answer);
     }
-    for (name, value) in lines(&answer) {
-        println!("{name:10} {value}");
-    }
-    Ok(())
+    let lines = lines(&answer);
+    let lines = lines
+        .iter()
+        .map(|(name, value)| format!("{name:10} {value}\n"));
+    screen::show(&lines.collect::<String>())
 }
 
 fn lines(answer: &Value) -> Vec<(&'static str, String)> {

@@ -5,6 +5,7 @@ use command::Outcome;
 use serde_json::json;
 
 use super::ask::Running;
+use super::screen;
 
 #[derive(Debug, Args)]
 #[command(
@@ -24,6 +25,5 @@ pub(crate) async fn run(flags: Flags) -> Outcome {
     if flags.running.json {
         return command::answer::print_json(&answer);
     }
-    println!("the service finishes its answers and ends");
-    Ok(())
+    screen::show("the service finishes its answers and ends\n")
 }

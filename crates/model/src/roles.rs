@@ -7,7 +7,7 @@ use std::fmt;
 pub enum Role {
     /// Token embedding, [vocab, hidden].
     Embedding,
-    /// Norm before the head, [hidden].
+    /// Norm before the head, `[hidden]`.
     OutputNorm,
     /// Output head, [vocab, hidden]; the embedding itself in a tied model.
     Head,
@@ -20,9 +20,9 @@ pub enum Role {
 /// A tensor of a layer by its use. Shapes are [rows, cols] of `y = W x`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum LayerRole {
-    /// Norm before the mixer, [hidden].
+    /// Norm before the mixer, `[hidden]`.
     AttnNorm,
-    /// Norm before the feed-forward, [hidden].
+    /// Norm before the feed-forward, `[hidden]`.
     FfnNorm,
     /// Query projection, [heads * head_dim, hidden]; twice the rows with an output gate, interleaved per head.
     Q,
@@ -32,9 +32,9 @@ pub enum LayerRole {
     V,
     /// Output projection, [hidden, heads * head_dim].
     O,
-    /// Norm of each query head, [head_dim].
+    /// Norm of each query head, `[head_dim]`.
     QNorm,
-    /// Norm of each key head, [head_dim].
+    /// Norm of each key head, `[head_dim]`.
     KNorm,
     /// Joint projection of the delta net, [2 * key_heads * key_dim + value_heads * value_dim, hidden].
     DeltaQkv,
@@ -46,11 +46,11 @@ pub enum LayerRole {
     DeltaA,
     /// Causal convolution, [channels, kernel]; the last column meets the current position.
     DeltaConv,
-    /// `-exp(A_log)`, [value_heads], always below zero.
+    /// `-exp(A_log)`, `[value_heads]`, always below zero.
     DeltaDecay,
-    /// Bias of the decay input, [value_heads].
+    /// Bias of the decay input, `[value_heads]`.
     DeltaDtBias,
-    /// Norm of each value head's output, [value_dim]; plain weight.
+    /// Norm of each value head's output, `[value_dim]`; plain weight.
     DeltaNorm,
     /// Output projection of the delta net, [hidden, value_heads * value_dim].
     DeltaOut,

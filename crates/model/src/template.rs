@@ -5,7 +5,7 @@
 //! it sees no clock, no file and no environment, and its steps, depth, and the bytes it makes are bounded: one that
 //! runs away ends in an error. `strftime_now` does not exist here; templates ask whether it does.
 //!
-//! The one idea: everything that can make a value larger goes through one [`budget`].
+//! The one idea: everything that can make a value larger goes through one `budget`.
 
 mod budget;
 mod error;

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use tests::process::{Ended, run, run_with};
+use tests::process::{DEADLINE, Ended, run, run_with};
 use tests::{Wanted, fixtures, plans, programs};
 
 /// `coordinator serve` with a good model and these words, which must end at once.
@@ -205,4 +205,24 @@ async fn the_environment_gives_settings_and_unknown_ones_warn() {
         ended.err.contains("not built yet") && ended.err.contains("HEARTH_PLAM"),
         "{ended:?}"
     );
+}
+
+#[tokio::test]
+async fn a_reader_that_has_seen_enough_is_no_failure() {
+    let cluster = Wanted::model(&fixtures::gguf("qwen3_moe")).ready().await;
+    for word in ["status", "nodes", "plan", "invite"] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = tokio::process::Command::new(programs::coordinator());
+        command
+            .args([word, "--data-dir"])
+            .arg(cluster.data_dir())
+            .stdout(writer);
+        let ended = tokio::time::timeout(DEADLINE, command.output())
+            .await
+            .unwrap()
+            .unwrap();
+        let said = String::from_utf8_lossy(&ended.stderr);
+        assert!(ended.status.success() && said.is_empty(), "{word}: {said}");
+    }
 }
