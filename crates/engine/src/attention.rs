@@ -89,13 +89,12 @@ fn place_heads(
     });
 }
 
-/// Attention of all rows. `angles`: `[rows][rope dims]`; `h`: `[rows, hidden]` normed rows; `scratch.mixed` becomes `[rows, hidden]`.
-pub fn attention(
+/// Queries, keys and values of all rows into the scratch, normed and turned to their positions.
+fn project_heads(
     weights: &Weights,
     layer: &AttentionWeights,
-    (spans, angles): (&[Span], &[f32]),
+    angles: &[f32],
     h: &[f32],
-    cache: &mut AttentionCache,
     scratch: &mut Scratch,
 ) -> Result<(), EngineError> {
     let shape = &weights.checkpoint.arch().attention;
@@ -109,24 +108,33 @@ pub fn attention(
     project(weights, h, &mut scratch.acts, &mut outs)?;
     let [(_, q), (_, k), (_, v)] = outs;
     (s.q, s.k, s.v) = (q, k, v);
-    let gated = gated(&weights.checkpoint);
-    if gated {
+    if gated(&weights.checkpoint) {
         split_gates(&s.q, shape.head_dim, &mut s.queries, &mut s.gates);
     } else {
         std::mem::swap(&mut s.q, &mut s.queries);
     }
-    let (wide, narrow) = (
-        shape.heads * shape.head_dim,
-        shape.kv_heads * shape.head_dim,
-    );
-    place_heads(
-        weights,
-        layer.q_norm.as_deref(),
-        &mut s.queries,
-        wide,
-        angles,
-    );
-    place_heads(weights, layer.k_norm.as_deref(), &mut s.k, narrow, angles);
+    let wide = shape.heads * shape.head_dim;
+    let narrow = shape.kv_heads * shape.head_dim;
+    let (q_norm, k_norm) = (layer.q_norm.as_deref(), layer.k_norm.as_deref());
+    place_heads(weights, q_norm, &mut s.queries, wide, angles);
+    place_heads(weights, k_norm, &mut s.k, narrow, angles);
+    Ok(())
+}
+
+/// Attention of all rows. `angles`: `[rows][rope dims]`; `h`: `[rows, hidden]` normed rows; `scratch.mixed` becomes `[rows, hidden]`.
+pub fn attention(
+    weights: &Weights,
+    layer: &AttentionWeights,
+    (spans, angles): (&[Span], &[f32]),
+    h: &[f32],
+    cache: &mut AttentionCache,
+    scratch: &mut Scratch,
+) -> Result<(), EngineError> {
+    project_heads(weights, layer, angles, h, scratch)?;
+    let shape = &weights.checkpoint.arch().attention;
+    let s = &mut scratch.attention;
+    let wide = shape.heads * shape.head_dim;
+    let narrow = shape.kv_heads * shape.head_dim;
     let mut rows = Vec::with_capacity(h.len() / weights.hidden.max(1));
     for span in spans {
         let keys = s.k.chunks_exact(narrow).zip(s.v.chunks_exact(narrow));
@@ -157,7 +165,7 @@ pub fn attention(
         &s.queries,
         out,
     );
-    if gated {
+    if gated(&weights.checkpoint) {
         let gates = &s.gates;
         kernels::parallel_chunks(&exec.pool, &mut s.out, wide, |row, out| {
             let gates = gates.get(row * wide..(row + 1) * wide).unwrap_or_default();
