@@ -132,9 +132,11 @@ async fn what_cannot_be_shown_is_refused() {
 
 #[tokio::test]
 async fn a_missing_node_program_is_named_with_the_way_to_build_it() {
-    let dir = tempfile::tempdir().unwrap();
+    // A second name for the program, on the same disk: a copy would be open for writing while other tests start processes.
+    let program = programs::coordinator();
+    let dir = tempfile::tempdir_in(program.parent().unwrap()).unwrap();
     let alone = dir.path().join("coordinator");
-    std::fs::copy(programs::coordinator(), &alone).unwrap();
+    std::fs::hard_link(program, &alone).unwrap();
     let model = fixtures::bundled();
     let arguments = [
         "demo",
