@@ -90,6 +90,7 @@ pub(crate) async fn run(flags: Flags) -> Outcome {
     let mut ending = Ending::listen()?;
     let api = bind_api(settings.api, &settings.http).await?;
     let opened = served::open(&settings.model).await?;
+    settings.suit(&opened.checkpoint.facts())?;
     let mut house = HouseSettings::new(settings.data_dir, opened.checkpoint, settings.mesh);
     house.expect = settings.expect;
     house.plan = settings.plan;

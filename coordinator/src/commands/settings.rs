@@ -8,6 +8,8 @@ use command::settings::{default_data_dir, layered};
 use coordinator::house::PlanChoice;
 use coordinator::http::{ApiKey, HttpConfig};
 use plan::{KvType, Plan};
+use proto::facts::ModelFacts;
+use proto::limits::STEP_SEGMENTS_MAX;
 use serde::{Deserialize, Deserializer};
 
 use super::serve::Flags;
@@ -134,6 +136,35 @@ pub(crate) fn merge(flags: &Flags) -> Result<Settings, Failure> {
         sequences: merged.sequences.unwrap_or(SEQUENCES),
         http,
     })
+}
+
+impl Settings {
+    /// Compares what was asked with the model, before anything waits for nodes.
+    ///
+    /// # Errors
+    /// A context that the model does not have, no room for any sequence, or a plan for another model.
+    pub(crate) fn suit(&self, model: &ModelFacts) -> Result<(), Failure> {
+        let most = model.context;
+        if let Some(context) = self.context.filter(|c| !(1..=most).contains(c)) {
+            return Err(Failure::Usage(format!(
+                "--context {context} came; {} takes 1 to {most}",
+                model.id
+            )));
+        }
+        if !(1..=STEP_SEGMENTS_MAX).contains(&self.sequences) {
+            return Err(Failure::Usage(format!(
+                "--sequences {} came; expected 1 to {STEP_SEGMENTS_MAX}",
+                self.sequences
+            )));
+        }
+        match &self.plan {
+            PlanChoice::File(plan) if plan.model != model.id => Err(Failure::Usage(format!(
+                "the plan is for the model '{}'; this is '{}': name that model or another plan",
+                plan.model, model.id
+            ))),
+            _ => Ok(()),
+        }
+    }
 }
 
 fn usage(error: command::settings::SettingsError) -> Failure {

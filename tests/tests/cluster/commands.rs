@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use tests::process::{DEADLINE, Ended, run, run_with};
+use tests::process::{DEADLINE, Ended, Process, run, run_with};
 use tests::{Wanted, fixtures, plans, programs};
 
 /// `coordinator serve` with a good model and these words, which must end at once.
@@ -32,7 +32,12 @@ async fn wrong_usage_ends_with_two_and_says_what_was_expected() {
     let key = dir.path().join("key");
     fs::write(&key, "short").unwrap();
     let other = fixtures::gguf("llama");
-    let cases: [(&[&str], &str); 8] = [
+    let plan = plans::write(&plans::cut("another-model", 4, &[]), dir.path());
+    let cases: [(&[&str], &str); 12] = [
+        (&["--plan", plan.to_str().unwrap()], "another-model"),
+        (&["--context", "0"], "1 to 4096"),
+        (&["--context", "99999999"], "1 to 4096"),
+        (&["--sequences", "0"], "--sequences 0"),
         (&["--plan", "experts"], "not built yet"),
         (&["--plan", "no-such-file.json"], "no-such-file.json"),
         (&["--model", other.to_str().unwrap()], "2 models"),
@@ -134,6 +139,49 @@ async fn every_answer_is_one_json_value_and_the_plan_can_be_given_back() {
         .ok()
         .json();
     assert_eq!(tool["id"], status["model"], "{tool}");
+}
+
+#[tokio::test]
+async fn serving_says_where_it_is_and_when_it_is_ready() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data_dir, node_dir) = (dir.path().join("data"), dir.path().join("node"));
+    let model = fixtures::gguf("qwen3_moe");
+    let mut arguments = vec!["serve", "--model", model.to_str().unwrap()];
+    arguments.extend(["--api", "127.0.0.1:0", "--mesh", "127.0.0.1:0"]);
+    arguments.extend(["--data-dir", data_dir.to_str().unwrap()]);
+    let mut service = Process::start("coordinator", &programs::coordinator(), &arguments);
+    let hint = service.out_line("coordinator invite").await;
+    assert!(hint.contains(data_dir.to_str().unwrap()), "{hint}");
+    let invite = ["invite", "--json", "--data-dir", data_dir.to_str().unwrap()];
+    let invite = run(&programs::coordinator(), &invite).await.ok().json();
+    let mut arguments = vec![
+        "join",
+        invite["url"].as_str().unwrap(),
+        "--name",
+        "den",
+        "--memory",
+        "64MiB",
+    ];
+    arguments.extend(["--threads", "1", "--data-dir", node_dir.to_str().unwrap()]);
+    let _node = Process::start("den", &programs::node(), &arguments);
+    service.out_line("ready").await;
+    let said = service.out();
+    for words in [
+        "endpoint  http://127.0.0.1:",
+        "mesh      127.0.0.1:",
+        "stage  node",
+    ] {
+        assert_eq!(
+            said.iter().filter(|line| line.contains(words)).count(),
+            1,
+            "{words}: {said:?}"
+        );
+    }
+    assert!(
+        said.iter()
+            .any(|line| line.contains("den") && line.contains("0-3")),
+        "{said:?}"
+    );
 }
 
 #[tokio::test]
