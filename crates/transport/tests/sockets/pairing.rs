@@ -140,24 +140,31 @@ async fn slow_strangers_are_few_and_go_after_ten_seconds_while_a_member_goes_on(
         .endpoint
         .members()
         .admit(node.endpoint.node_id().clone());
+    // One more than there is room for. Which one finds the door shut depends on the order in which they are met.
     let mut slow = Vec::new();
-    for _ in 0..16 {
+    for _ in 0..17 {
         let rogue = Rogue::new();
         let connection = rogue.dial(&coordinator, "hearth-pair/1").await;
-        let (mut send, recv) = connection.open_bi().await.unwrap();
-        send.write_all(&[0x08]).await.unwrap();
-        slow.push((rogue, connection, send, recv));
+        // The one that is shut out may be closed before it has said anything.
+        let stream = match connection.open_bi().await {
+            Ok((mut send, recv)) => {
+                let _shut_out = send.write_all(&[0x08]).await;
+                Some((send, recv))
+            }
+            Err(_shut_out) => None,
+        };
+        slow.push((rogue, connection, stream));
     }
-    let one_more = Rogue::new();
-    let connection = one_more.dial(&coordinator, "hearth-pair/1").await;
-    let (code, reason) = closed(&connection).await;
-    assert_eq!(code, 2, "{reason}");
     let link = soon(node.endpoint.attach(&peer(&coordinator), hello("attic"))).await;
     let _met = soon(coordinator.control.recv()).await.unwrap();
-    for (_rogue, connection, _send, _recv) in &slow {
-        let (code, reason) = closed(connection).await;
-        assert_eq!(code, 7, "{reason}");
-        assert!(reason.contains("10 s"), "{reason}");
+    let (mut shut_out, mut too_slow) = (0, 0);
+    for (_rogue, connection, _stream) in &slow {
+        match closed(connection).await {
+            (2, _) => shut_out += 1,
+            (7, reason) if reason.contains("10 s") => too_slow += 1,
+            (code, reason) => panic!("{code}: {reason}"),
+        }
     }
+    assert_eq!((shut_out, too_slow), (1, 16));
     drop(link);
 }
