@@ -22,6 +22,7 @@ mod avx512_floats;
 mod neon;
 #[cfg(target_arch = "aarch64")]
 mod neon_floats;
+mod panel;
 mod scalar;
 mod tile;
 
@@ -29,6 +30,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use crate::{Acts, Isa, Matrix, Pool, WeightType};
+use panel::{PANEL_ROWS, PanelKernel, Panels, STRIP_ROWS};
 use tile::{A_MAX, LANES, Operands, Tile, W_MAX};
 
 /// The largest number of segments that the columns of a product are cut into.
@@ -176,7 +178,7 @@ fn chunk_rows(w: &Matrix<'_>, act_rows: usize) -> usize {
         _ => 16 * 1024,
     };
     let rows = bytes / w.row_bytes().max(1);
-    (rows / W_MAX).max(1) * W_MAX
+    (rows / PANEL_ROWS).max(1) * PANEL_ROWS
 }
 
 /// The output of one product, written by several threads at once, each its own columns.
@@ -218,11 +220,60 @@ impl<'a> Output<'a> {
             self.start.add(at).write(value);
         }
     }
+
+    /// Writes neighbouring values of a row; the caller owns these columns in every row.
+    fn write_row(&self, row: usize, column: usize, values: &[f32]) {
+        let at = row * self.width + column;
+        assert!(
+            column + values.len() <= self.width && at + values.len() <= self.len,
+            "outputs {at} + {} of {}",
+            values.len(),
+            self.len
+        );
+        #[allow(
+            unsafe_code,
+            reason = "threads write disjoint columns of one row-major output"
+        )]
+        // SAFETY: in bounds by the assertion, and no other thread writes these columns.
+        unsafe {
+            self.start
+                .add(at)
+                .copy_from_nonoverlapping(values.as_ptr(), values.len());
+        }
+    }
+}
+
+/// How an instruction set computes products of a type.
+#[derive(Clone, Copy)]
+enum Method {
+    Tiles(&'static [Tile]),
+    #[cfg_attr(
+        not(target_arch = "x86_64"),
+        allow(dead_code, reason = "panels exist for x86 alone")
+    )]
+    Panels(&'static PanelKernel),
+}
+
+impl Method {
+    fn of(isa: Isa, ty: WeightType) -> Method {
+        match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => Method::Tiles(avx2::tiles(ty)),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => match avx512::kernel(ty) {
+                Some(kernel) => Method::Panels(kernel),
+                None => Method::Tiles(avx512::tiles(ty)),
+            },
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => Method::Tiles(neon::tiles(ty)),
+            _ => Method::Tiles(scalar::tiles(ty)),
+        }
+    }
 }
 
 /// One product, ready to be computed for any range of weight rows.
 struct Product<'a> {
-    tiles: &'static [Tile],
+    method: Method,
     w: Matrix<'a>,
     acts: &'a Acts,
     act_rows: &'a Rows<'a>,
@@ -238,19 +289,8 @@ impl<'a> Product<'a> {
         act_rows: &'a Rows<'a>,
         segments: usize,
     ) -> Self {
-        let tiles = match isa {
-            Isa::Scalar => scalar::tiles(w.ty),
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => avx2::tiles(w.ty),
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => avx512::tiles(w.ty),
-            #[cfg(target_arch = "aarch64")]
-            Isa::Neon => neon::tiles(w.ty),
-            #[allow(unreachable_patterns, reason = "depends on the target")]
-            _ => scalar::tiles(w.ty),
-        };
         Product {
-            tiles,
+            method: Method::of(isa, w.ty),
             w,
             acts,
             act_rows,
@@ -258,13 +298,38 @@ impl<'a> Product<'a> {
         }
     }
 
-    /// Computes the outputs of `rows` of the weights. Activation tiles are the outer loop: a tile stays in the
-    /// first cache while the weight rows, a chunk that fits the second, pass by.
+    /// Computes the outputs of `rows` of the weights.
     fn run(&self, rows: Range<usize>, out: &Output<'_>) {
+        match self.method {
+            Method::Tiles(tiles) => self.run_tiles(tiles, &rows, out),
+            Method::Panels(kernel) => self.run_panels(kernel, &rows, out),
+        }
+    }
+
+    /// Strips of activation rows are the outer loop: a strip stays in the second cache while panels pass by.
+    fn run_panels(&self, kernel: &'static PanelKernel, rows: &Range<usize>, out: &Output<'_>) {
+        let panels = Panels {
+            kernel,
+            w: self.w,
+            segments: self.segments,
+        };
+        let mut acts = [&[] as &[u8]; STRIP_ROWS];
+        for first in (0..self.act_rows.len()).step_by(STRIP_ROWS) {
+            let count = STRIP_ROWS.min(self.act_rows.len() - first);
+            for (i, act) in acts[..count].iter_mut().enumerate() {
+                *act = self.acts.row_bytes(self.act_rows.get(first + i));
+            }
+            panels.run(rows, &acts[..count], first, out);
+        }
+    }
+
+    /// Activation tiles are the outer loop: a tile stays in the first cache while the weight rows, a chunk that fits
+    /// the second, pass by.
+    fn run_tiles(&self, tiles: &'static [Tile], rows: &Range<usize>, out: &Output<'_>) {
         let mut first = 0;
         while first < self.act_rows.len() {
             let left = self.act_rows.len() - first;
-            let tile = tile::fitting(self.tiles, left);
+            let tile = tile::fitting(tiles, left);
             let count = left.min(tile.acts);
             self.run_tile(tile, rows.clone(), first..first + count, out);
             first += count;
