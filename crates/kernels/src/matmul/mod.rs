@@ -1,7 +1,7 @@
 //! Products of stored weight matrices with rows of activations.
 //!
-//! Owns the numeric contract of dot products, the loop over tiles of weight and activation rows, and the
-//! cutting of several products into one parallel region. The arithmetic of a tile lives in one file per
+//! Owns the numeric contract of dot products and the loops over tiles or panels of weight and activation rows;
+//! `region` cuts several products into one parallel region. The arithmetic of a tile lives in one file per
 //! instruction set; `scalar` is the definition and the others give equal bits.
 //!
 //! A dot of quantised rows keeps each block's integer sum exact in `i32` and adds it with one f32 fused
@@ -23,15 +23,18 @@ mod neon;
 #[cfg(target_arch = "aarch64")]
 mod neon_floats;
 mod panel;
+mod region;
 mod scalar;
 mod tile;
 
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use crate::{Acts, Isa, Matrix, Pool, WeightType};
-use panel::{PANEL_ROWS, PanelKernel, Panels, STRIP_ROWS};
+use crate::{Acts, Isa, Matrix, WeightType};
+use panel::{PanelKernel, Panels, STRIP_ROWS};
 use tile::{A_MAX, LANES, Operands, Tile, W_MAX};
+
+pub use region::{GatedTask, parallel_gated, parallel_matmul};
 
 /// The largest number of segments that the columns of a product are cut into.
 pub const SEGMENTS_MAX: usize = 8;
@@ -146,46 +149,14 @@ pub fn matmul(isa: Isa, task: &mut MatmulTask<'_>) {
     Product::new(isa, task.w, task.acts, &task.act_rows, task.segments).run(rows, &out);
 }
 
-/// Computes several independent products as one parallel region.
-///
-/// # Panics
-/// If shapes do not fit each other or `isa` cannot run here.
-pub fn parallel_matmul(pool: &Pool, isa: Isa, tasks: &mut [MatmulTask<'_>]) {
-    assert!(isa.available(), "{isa} kernels on a processor without it");
-    let mut products = Vec::with_capacity(tasks.len());
-    let mut chunks = Vec::new();
-    for (index, task) in tasks.iter_mut().enumerate() {
-        task.check();
-        let step = chunk_rows(&task.w, task.act_rows.len());
-        let starts = (0..task.w.rows).step_by(step);
-        chunks.extend(starts.map(|start| (index, start..(start + step).min(task.w.rows))));
-        let product = Product::new(isa, task.w, task.acts, &task.act_rows, task.segments);
-        products.push((product, Output::new(task.out, task.w.rows)));
-    }
-    pool.run(chunks.len(), &|index| {
-        let (task, rows) = &chunks[index];
-        let (product, out) = &products[*task];
-        product.run(rows.clone(), out);
-    });
-}
-
-/// Weight rows in one unit of parallel work: enough bytes to be worth handing out, few enough that all
-/// threads end together, and less of them the more activation rows each one meets.
-fn chunk_rows(w: &Matrix<'_>, act_rows: usize) -> usize {
-    let bytes = match act_rows {
-        0..=8 => 64 * 1024,
-        9..=64 => 32 * 1024,
-        _ => 16 * 1024,
-    };
-    let rows = bytes / w.row_bytes().max(1);
-    (rows / PANEL_ROWS).max(1) * PANEL_ROWS
-}
-
 /// The output of one product, written by several threads at once, each its own columns.
 struct Output<'a> {
     start: *mut f32,
     len: usize,
+    /// Columns in a row.
     width: usize,
+    /// The weight row that belongs to the first column.
+    first: usize,
     _borrow: PhantomData<&'a mut [f32]>,
 }
 
@@ -193,53 +164,43 @@ struct Output<'a> {
     unsafe_code,
     reason = "threads write disjoint columns of one row-major output"
 )]
-// SAFETY: `Output` is a mutable borrow of f32s. It is shared only by `parallel_matmul`, whose chunks cover
+// SAFETY: `Output` is a mutable borrow of f32s. It is shared only by regions, whose chunks cover
 // disjoint columns, so no element is written by two threads; nothing is read through it.
 unsafe impl Sync for Output<'_> {}
 
 impl<'a> Output<'a> {
+    /// Rows of `width` columns.
     fn new(out: &'a mut [f32], width: usize) -> Self {
+        Output::part(out, 0..width)
+    }
+
+    /// Rows that hold the outputs of the weight rows `columns` alone.
+    fn part(out: &'a mut [f32], columns: Range<usize>) -> Self {
         Output {
             start: out.as_mut_ptr(),
             len: out.len(),
-            width,
+            width: columns.len(),
+            first: columns.start,
             _borrow: PhantomData,
         }
     }
 
-    /// Writes one value; the caller owns `column` in every row.
-    fn write(&self, row: usize, column: usize, value: f32) {
-        let at = row * self.width + column;
-        assert!(at < self.len, "output {at} of {}", self.len);
-        #[allow(
-            unsafe_code,
-            reason = "threads write disjoint columns of one row-major output"
-        )]
-        // SAFETY: in bounds by the assertion, and no other thread writes this column.
-        unsafe {
-            self.start.add(at).write(value);
-        }
-    }
-
-    /// Writes neighbouring values of a row; the caller owns these columns in every row.
-    fn write_row(&self, row: usize, column: usize, values: &[f32]) {
+    /// Neighbouring outputs of a row; the caller owns these columns in every row.
+    #[allow(
+        clippy::mut_from_ref,
+        unsafe_code,
+        reason = "threads write disjoint columns of one row-major output"
+    )]
+    fn columns(&self, row: usize, column: usize, count: usize) -> &mut [f32] {
+        let column = column - self.first;
         let at = row * self.width + column;
         assert!(
-            column + values.len() <= self.width && at + values.len() <= self.len,
-            "outputs {at} + {} of {}",
-            values.len(),
+            column + count <= self.width && at + count <= self.len,
+            "outputs {at} + {count} of {}",
             self.len
         );
-        #[allow(
-            unsafe_code,
-            reason = "threads write disjoint columns of one row-major output"
-        )]
-        // SAFETY: in bounds by the assertion, and no other thread writes these columns.
-        unsafe {
-            self.start
-                .add(at)
-                .copy_from_nonoverlapping(values.as_ptr(), values.len());
-        }
+        // SAFETY: in bounds by the assertion, and no other thread touches these columns.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(at), count) }
     }
 }
 
@@ -356,7 +317,7 @@ impl<'a> Product<'a> {
             let sums: [f32; LANES] = tile.compute(&operands);
             for i in 0..tile.weights.min(rows.end - start) {
                 for (j, row) in acts.clone().enumerate() {
-                    out.write(row, start + i, sums[i * tile.acts + j]);
+                    out.columns(row, start + i, 1)[0] = sums[i * tile.acts + j];
                 }
             }
         }

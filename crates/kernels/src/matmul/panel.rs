@@ -15,7 +15,7 @@ use crate::Matrix;
 /// Weight rows of a panel.
 pub(super) const PANEL_ROWS: usize = 16;
 /// Activation rows that share one transposition of a panel.
-pub(super) const STRIP_ROWS: usize = 64;
+pub(super) const STRIP_ROWS: usize = 128;
 /// The most activation rows that are faster one by one.
 const ONE_BY_ONE_MAX: usize = 2;
 /// Small blocks in one [`Unpacked`].
@@ -127,20 +127,28 @@ thread_local! {
     }));
 }
 
-/// Neighbours are added until one is left: `((0 + 1) + (2 + 3)) + ((4 + 5) + (6 + 7))`.
-fn tree(parts: &[Sums]) -> Sums {
-    let mut sums = [[0.0; PANEL_ROWS]; SEGMENTS_MAX];
-    sums[..parts.len()].copy_from_slice(parts);
+/// Neighbours are added until one is left: `((0 + 1) + (2 + 3)) + ((4 + 5) + (6 + 7))`. Uses up the parts.
+fn tree(parts: &mut [Sums]) -> &Sums {
     let mut count = parts.len();
     while count > 1 {
         count /= 2;
         for i in 0..count {
             for lane in 0..PANEL_ROWS {
-                sums[i][lane] = sums[2 * i][lane] + sums[2 * i + 1][lane];
+                parts[i][lane] = parts[2 * i][lane] + parts[2 * i + 1][lane];
             }
         }
     }
-    sums[0]
+    &parts[0]
+}
+
+/// Writes the outputs of a panel for one activation row.
+fn write(out: &Output<'_>, row: usize, panel: &Range<usize>, sums: &Sums) {
+    let out = out.columns(row, panel.start, panel.len());
+    // A whole panel is one vector; its length as a constant makes the copy so.
+    match out.first_chunk_mut::<PANEL_ROWS>() {
+        Some(whole) => *whole = *sums,
+        None => out.copy_from_slice(&sums[..out.len()]),
+    }
 }
 
 /// One product in panels.
@@ -204,8 +212,7 @@ impl<'a> Panels<'a> {
                 let sums = unsafe { (self.kernel.one)(&span, act) };
                 *part = sums;
             }
-            let sums = tree(&parts[..self.segments]);
-            out.write_row(first + j, panel.start, &sums[..panel.len()]);
+            write(out, first + j, panel, tree(&mut parts[..self.segments]));
         }
     }
 
@@ -223,13 +230,18 @@ impl<'a> Panels<'a> {
                 sums.fill([0.0; PANEL_ROWS]);
                 self.segment(&span, acts, &mut scratch.unpacked, sums);
             }
+            if self.segments == 1 {
+                for (j, sums) in scratch.parts[0].iter().enumerate().take(acts.len()) {
+                    write(out, first + j, panel, sums);
+                }
+                return;
+            }
             for j in 0..acts.len() {
                 let mut parts = [[0.0; PANEL_ROWS]; SEGMENTS_MAX];
                 for (part, of_segment) in parts.iter_mut().zip(&scratch.parts[..self.segments]) {
                     *part = of_segment[j];
                 }
-                let sums = tree(&parts[..self.segments]);
-                out.write_row(first + j, panel.start, &sums[..panel.len()]);
+                write(out, first + j, panel, tree(&mut parts[..self.segments]));
             }
         });
     }
