@@ -64,7 +64,7 @@ struct FfnBuffers {
 /// One expert of one row.
 #[derive(Debug, Clone, Copy)]
 struct Term {
-    expert: u32,
+    group: u32,
     weight: f32,
     /// The row of its output.
     pair: usize,
@@ -113,6 +113,7 @@ impl Pairs {
         self.rows.resize(first, 0);
         self.terms.clear();
         self.row_ends.clear();
+        let experts = u32::try_from(moe.experts.len()).unwrap_or(u32::MAX);
         for (row, route) in (0u32..).zip(routes) {
             for (expert, weight) in &route.experts {
                 if let (true, Some(next)) = (held(*expert), self.next.get_mut(*expert as usize)) {
@@ -120,7 +121,7 @@ impl Pairs {
                         *place = row;
                     }
                     self.terms.push(Term {
-                        expert: *expert,
+                        group: group_of(*expert, experts),
                         weight: *weight,
                         pair: *next,
                     });
@@ -260,7 +261,6 @@ struct RowSum<'a> {
     terms: &'a [Term],
     /// `[pairs][hidden]`.
     outputs: &'a [f32],
-    experts: u32,
     groups: u32,
     isa: kernels::Isa,
 }
@@ -277,7 +277,7 @@ impl RowSum<'_> {
     fn within(&self, first: u32, size: u32) -> impl Iterator<Item = &Term> {
         self.terms
             .iter()
-            .filter(move |t| (first..first + size).contains(&group_of(t.expert, self.experts)))
+            .filter(move |t| (first..first + size).contains(&t.group))
     }
 
     /// Writes the sum below `node` to `out`; false where no term lies below it. `spare` has a row for each level
@@ -313,7 +313,6 @@ impl MoeScratch {
         RowSum {
             terms: self.pairs.terms(row),
             outputs: &self.experts.down,
-            experts: weights.experts,
             groups: expert_groups(weights.experts),
             isa: weights.exec.isa,
         }

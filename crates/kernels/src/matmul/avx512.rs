@@ -12,6 +12,9 @@
     reason = "constant ranges over several arrays at once, which unroll"
 )]
 
+mod many_rows;
+mod one_row;
+mod scales;
 mod small_blocks;
 mod super_blocks;
 

@@ -133,9 +133,8 @@ fn tree(parts: &mut [Sums]) -> &Sums {
     while count > 1 {
         count /= 2;
         for i in 0..count {
-            for lane in 0..PANEL_ROWS {
-                parts[i][lane] = parts[2 * i][lane] + parts[2 * i + 1][lane];
-            }
+            let (left, right) = (parts[2 * i], parts[2 * i + 1]);
+            parts[i] = std::array::from_fn(|lane| left[lane] + right[lane]);
         }
     }
     &parts[0]
@@ -144,11 +143,17 @@ fn tree(parts: &mut [Sums]) -> &Sums {
 /// Writes the outputs of a panel for one activation row.
 fn write(out: &Output<'_>, row: usize, panel: &Range<usize>, sums: &Sums) {
     let out = out.columns(row, panel.start, panel.len());
-    // A whole panel is one vector; its length as a constant makes the copy so.
-    match out.first_chunk_mut::<PANEL_ROWS>() {
-        Some(whole) => *whole = *sums,
-        None => out.copy_from_slice(&sums[..out.len()]),
+    match <&mut Sums>::try_from(&mut *out) {
+        Ok(whole) => *whole = *sums,
+        Err(_) => write_part(out, sums),
     }
+}
+
+/// Apart, so that the copy of a whole panel stays one of constant length.
+#[cold]
+#[inline(never)]
+fn write_part(out: &mut [f32], sums: &Sums) {
+    out.copy_from_slice(&sums[..out.len()]);
 }
 
 /// One product in panels.

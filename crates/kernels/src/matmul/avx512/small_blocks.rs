@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::super::panel::{PANEL_ROWS, PanelKernel, PanelRows, SMALL_BLOCKS, Span, Sums, Unpacked};
-use super::super_blocks::halves;
+use super::scales::halves;
 use super::{act_scale, columns, four, load_sums, prefetch, store_sums};
 use crate::acts::Q8_0_BYTES;
 
