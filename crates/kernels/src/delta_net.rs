@@ -213,12 +213,17 @@ mod tests {
             value_dim: 32,
             order: HeadOrder::Tiled,
         };
+        net_of(shape)
+    }
+
+    fn net_of(shape: DeltaShape) -> DeltaNet {
+        let heads = shape.value_heads;
         DeltaNet {
             shape,
             conv: ConvWeights::new(&values(4 * shape.channels(), 80), shape.channels(), 4),
-            decay_rate: vec![-0.2, -0.7, -1.5, -3.0],
-            dt_bias: values(4, 81),
-            norm: values(32, 82),
+            decay_rate: (0..heads).map(|i| -0.2 - 0.8 * i as f32).collect(),
+            dt_bias: values(heads, 81),
+            norm: values(shape.value_dim, 82),
             eps: 1e-6,
         }
     }
@@ -235,8 +240,8 @@ mod tests {
             Batch {
                 mixed: values(rows * net.shape.channels(), 83),
                 z: values(rows * net.shape.value_len(), 84),
-                a: values(rows * 4, 85),
-                b: values(rows * 4, 86),
+                a: values(rows * net.shape.value_heads, 85),
+                b: values(rows * net.shape.value_heads, 86),
             }
         }
 
@@ -248,8 +253,8 @@ mod tests {
             DeltaInput {
                 mixed: &self.mixed[cut(&self.mixed, net.shape.channels())],
                 z: &self.z[cut(&self.z, net.shape.value_len())],
-                a: &self.a[cut(&self.a, 4)],
-                b: &self.b[cut(&self.b, 4)],
+                a: &self.a[cut(&self.a, net.shape.value_heads)],
+                b: &self.b[cut(&self.b, net.shape.value_heads)],
             }
         }
     }
@@ -338,5 +343,103 @@ mod tests {
         two.reset();
         assert_eq!(two.provisional(), 0);
         assert!(two.state.iter().chain(&two.history).all(|x| *x == 0.0));
+    }
+
+    /// Outputs, records and histories of one run by the parts alone, each over whole rows.
+    fn by_parts(
+        net: &DeltaNet,
+        batch: &Batch,
+        (rows, provisional): (usize, usize),
+    ) -> (Vec<f32>, DeltaState) {
+        let (pool, isa, shape) = (Pool::new(1), Isa::Scalar, &net.shape);
+        let mut state = DeltaState::new(net);
+        let input = batch.part(net, 0..rows);
+        let segment = crate::ConvSegment {
+            rows: 0..rows,
+            history: &state.history,
+        };
+        let mut qkv = vec![0.0; input.mixed.len()];
+        crate::conv_silu(&pool, isa, &net.conv, &[segment], input.mixed, &mut qkv);
+        let keys = shape.key_heads * shape.key_dim;
+        for row in qkv.chunks_mut(shape.channels()) {
+            let scale = 1.0 / (shape.key_dim as f32).sqrt();
+            crate::l2_norm_in_place(isa, &mut row[..keys], shape.key_dim, scale);
+            crate::l2_norm_in_place(isa, &mut row[keys..2 * keys], shape.key_dim, 1.0);
+        }
+        let (mut decay, mut beta) = (vec![0.0; input.a.len()], vec![0.0; input.b.len()]);
+        let gates = crate::DeltaGates {
+            a: input.a,
+            b: input.b,
+            decay_rate: &net.decay_rate,
+            dt_bias: &net.dt_bias,
+        };
+        crate::delta_gates(isa, gates, &mut decay, &mut beta);
+        let inputs = crate::DeltaRows {
+            qkv: &qkv,
+            decay: &decay,
+            beta: &beta,
+        };
+        let mut out = vec![0.0; rows * shape.value_len()];
+        let segment = crate::DeltaSegment {
+            rows: 0..rows,
+            provisional,
+            state: &mut state.state,
+            records: &mut state.records,
+        };
+        crate::delta_rows(&pool, isa, shape, &inputs, &mut [segment], &mut out);
+        crate::gated_rms_norm(isa, &mut out, &net.norm, net.eps, input.z);
+        let settled = &input.mixed[..(rows - provisional) * shape.channels()];
+        conv_advance(&mut state.history, settled, shape.channels());
+        (out, state)
+    }
+
+    #[test]
+    fn one_region_has_the_bits_of_the_parts_alone() {
+        // With one thread a task takes a key head, with three a value head; rows exceed what a task takes at once.
+        for order in [HeadOrder::Grouped, HeadOrder::Tiled] {
+            let net = net_of(DeltaShape {
+                key_heads: 4,
+                value_heads: 8,
+                key_dim: 24,
+                value_dim: 64,
+                order,
+            });
+            let batch = Batch::new(&net, 75);
+            for (rows, provisional) in [(1, 0), (1, 1), (75, 0), (75, 2), (75, 40), (40, 40)] {
+                let (want, end) = by_parts(&net, &batch, (rows, provisional));
+                for (isa, threads) in Isa::usable().flat_map(|isa| [(isa, 1), (isa, 3)]) {
+                    let mut state = DeltaState::new(&net);
+                    let mut out = vec![0.0; want.len()];
+                    let runs = &mut [DeltaRun {
+                        rows: 0..rows,
+                        provisional,
+                        state: &mut state,
+                    }];
+                    let (input, mut scratch) = (batch.part(&net, 0..rows), DeltaScratch::default());
+                    let on = (&Pool::new(threads), isa);
+                    net.forward(on, &input, runs, &mut scratch, &mut out);
+                    let facts = |state: &DeltaState| {
+                        let records = &state.records;
+                        [
+                            &state.state,
+                            &state.history,
+                            &records.keys,
+                            &records.deltas,
+                            &records.decays,
+                        ]
+                        .map(|x| bits(x))
+                    };
+                    assert_eq!(
+                        bits(&out),
+                        bits(&want),
+                        "{isa} {threads} {rows} {provisional}"
+                    );
+                    assert!(
+                        facts(&state) == facts(&end),
+                        "{isa} {threads} {rows} {provisional}"
+                    );
+                }
+            }
+        }
     }
 }
