@@ -44,7 +44,7 @@ pub(super) fn quantize_q8k(x: &[f32], out: &mut [u8]) {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 fn quantize<const N: usize>(x: &[f32], quants: &mut [u8]) -> f32 {
     let (groups, _) = x.as_chunks::<16>();
-    let groups: &[[f32; 16]; N] = groups.first_chunk().expect("whole blocks only");
+    let groups: &[[f32; 16]; N] = &groups.as_chunks().0[0];
     let mut values = [_mm512_setzero_ps(); N];
     let mut amax = _mm512_setzero_ps();
     let mut nan = 0;
@@ -82,8 +82,8 @@ fn levels(v: __m512, inverse: __m512) -> __m512i {
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 fn group_sums(quants: &[u8], sums: &mut [u8]) {
-    let quants: &[u8; SUPER] = quants.first_chunk().expect("a whole block");
-    let sums: &mut [u8; 32] = sums.first_chunk_mut().expect("a whole block");
+    let quants: &[u8; SUPER] = &quants.as_chunks().0[0];
+    let sums: &mut [u8; 32] = &mut sums.as_chunks_mut().0[0];
     // Lane `l` of `fours[v]` holds the four sums of four of group `4v + l`.
     let fours: [__m512i; 4] = std::array::from_fn(|v| {
         // SAFETY: 64 bytes are read from 256, at a multiple of 64 below that.

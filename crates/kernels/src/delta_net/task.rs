@@ -25,6 +25,10 @@ const ROWS_MAX: usize = 32;
 /// once each.
 const TASKS_PER_THREAD_MIN: usize = 4;
 
+/// How many rows before its use a row is asked for: a task sees a piece of each, too far apart for the processor to
+/// guess the next.
+const ROWS_AHEAD: usize = 4;
+
 thread_local! {
     static MEMORY: RefCell<Memory> = RefCell::default();
 }
@@ -208,6 +212,9 @@ impl Task<'_> {
         out.resize(rows.len() * columns.len(), 0.0);
         let first = rows.start - self.run.rows.start;
         for (row, out) in out.chunks_exact_mut(columns.len()).enumerate() {
+            if row + ROWS_AHEAD < rows.len() {
+                fetch(self.raw(first + row + kernel - 1 + ROWS_AHEAD, columns.clone()));
+            }
             let mut sources = [&[][..]; KERNEL_MAX];
             for (tap, source) in sources[..kernel].iter_mut().enumerate() {
                 *source = self.raw(first + row + tap, columns.clone());
@@ -326,6 +333,10 @@ impl Task<'_> {
         // SAFETY: one task of the run owns the value head; the block of the delta rule is gone.
         let mut out = unsafe { self.run.out.block(head, dim) };
         for row in rows.clone() {
+            let ahead = row + ROWS_AHEAD;
+            if ahead < rows.end {
+                fetch(&self.input.z[ahead * net.shape.value_len() + head * dim..][..dim]);
+            }
             let z = &self.input.z[row * net.shape.value_len() + head * dim..][..dim];
             gated_rms_norm_body(out.row(row - self.run.rows.start), &net.norm, net.eps, z);
         }
@@ -361,6 +372,19 @@ impl Task<'_> {
             }
         }
     }
+}
+
+/// Asks for values that will be read soon.
+#[inline(always)]
+fn fetch(values: &[f32]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in values.chunks(64 / size_of::<f32>()) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: every x86-64 has the instruction, and it reads nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = values;
 }
 
 /// Greatest common divisor.

@@ -8,9 +8,9 @@
 )]
 
 use std::arch::x86_64::{
-    __m256, __m512, _MM_HINT_T0, _mm_prefetch, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_mul_ps,
-    _mm256_set1_ps, _mm256_storeu_ps, _mm256_sub_ps, _mm512_fmadd_ps, _mm512_loadu_ps,
-    _mm512_mul_ps, _mm512_set1_ps, _mm512_storeu_ps, _mm512_sub_ps,
+    __m256, __m512, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_mul_ps, _mm256_set1_ps,
+    _mm256_storeu_ps, _mm256_sub_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_mul_ps,
+    _mm512_set1_ps, _mm512_storeu_ps, _mm512_sub_ps,
 };
 
 use super::Tokens;
@@ -142,25 +142,20 @@ impl<const N: usize> Block<'_, N> {
         }
     }
 
-    /// `S += k ⊗ delta; o = Sᵀ q`, and the memory after the block is asked for, since it is likely the next one.
+    /// `S += k ⊗ delta; o = Sᵀ q`
     ///
     /// # Safety
     /// The processor must have the instructions of `V`.
     #[inline(always)]
     unsafe fn write<V: Columns>(&mut self, (k, q): (&[f32], &[f32]), delta: &[V; N]) -> [V; N] {
-        let ahead = self.state.len();
         let rows = self.state.chunks_exact_mut(N * V::LANES);
-        // SAFETY: each row has N registers of values; the instructions are the caller's promise. A prefetch may
-        // name any address.
+        // SAFETY: each row has N registers of values; the instructions are the caller's promise.
         unsafe {
             let mut out = [V::splat(0.0); N];
             for ((s, k), q) in rows.zip(k).zip(q) {
                 let (k, q) = (V::splat(*k), V::splat(*q));
                 for (n, out) in out.iter_mut().enumerate() {
                     let at = s.as_mut_ptr().add(n * V::LANES);
-                    if n * V::LANES % LINE == 0 {
-                        _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(ahead).cast());
-                    }
                     let written = k.fma(delta[n], V::load(at));
                     *out = q.fma(written, *out);
                     written.store(at);
@@ -203,9 +198,6 @@ impl<const N: usize> Block<'_, N> {
     }
 }
 
-/// Floats of a cache line.
-const LINE: usize = 16;
-
 /// The registers as values.
 ///
 /// # Safety
@@ -218,6 +210,28 @@ unsafe fn spill<V: Columns, const N: usize, const W: usize>(registers: &[V; N]) 
         unsafe { from.store(to.as_mut_ptr()) };
     }
     values
+}
+
+/// `(v - read) * beta`
+///
+/// # Safety
+/// The processor must have the instructions of `V`, and `W` must be `N` registers.
+#[inline(always)]
+unsafe fn delta_of<V: Columns, const N: usize, const W: usize>(
+    tokens: &Tokens<'_>,
+    row: usize,
+    read: &[V; N],
+) -> [V; N] {
+    let values = tokens.values::<W>(row).chunks_exact(V::LANES);
+    let mut delta = *read;
+    // SAFETY: each chunk has as many values as a register; the instructions are the caller's promise.
+    unsafe {
+        let beta = V::splat(tokens.beta(row));
+        for (delta, v) in delta.iter_mut().zip(values) {
+            *delta = V::load(v.as_ptr()).sub(*delta).mul(beta);
+        }
+    }
+    delta
 }
 
 /// Runs all rows over a block of `W` columns, which are `N` registers.
@@ -237,23 +251,15 @@ unsafe fn run<V: Columns, const N: usize, const W: usize>(
     let mut block = Block::<N> { state };
     // SAFETY: the instructions are the caller's promise, and the values of a row are `W`, which is N registers.
     unsafe {
-        let delta_of = |row: usize, read: &[V; N]| {
-            let (values, beta) = (tokens.values::<W>(row), V::splat(tokens.beta(row)));
-            let mut delta = *read;
-            for (delta, v) in delta.iter_mut().zip(values.chunks_exact(V::LANES)) {
-                *delta = V::load(v.as_ptr()).sub(*delta).mul(beta);
-            }
-            delta
-        };
         let mut read = block.decay_and_read::<V>(tokens.key(0), tokens.decay(0));
         for row in 0..last {
-            let delta = delta_of(row, &read);
+            let delta = delta_of::<V, N, W>(tokens, row, &read);
             let next = (tokens.key(row + 1), tokens.decay(row + 1));
             let out;
             (out, read) = block.write_and_read((tokens.key(row), tokens.query(row)), &delta, next);
             each(row, &spill::<V, N, W>(&delta), &spill::<V, N, W>(&out));
         }
-        let delta = delta_of(last, &read);
+        let delta = delta_of::<V, N, W>(tokens, last, &read);
         let out = block.write((tokens.key(last), tokens.query(last)), &delta);
         each(last, &spill::<V, N, W>(&delta), &spill::<V, N, W>(&out));
     }
