@@ -28,7 +28,7 @@ mod route;
 mod testing;
 mod weight;
 
-pub use acts::{ActFormat, Acts};
+pub use acts::{ActFormat, Acts, add_norm_quantize, quantize_row, swiglu_quantize};
 pub use attention::{AttendRow, AttendShape, attend, attend_rows};
 pub use conv::{ConvSegment, ConvWeights, conv_advance, conv_silu};
 pub use delta::{
