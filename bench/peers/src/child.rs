@@ -8,8 +8,9 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Result, bail, ensure};
+use rustix::time::{ClockId, clock_gettime};
 
-use crate::job::{Answer, Job, Ready};
+use crate::job::{Answer, Job, Ready, Took};
 use crate::settings::Words;
 use crate::{hearth, llama};
 
@@ -105,6 +106,30 @@ fn say(line: &impl serde::Serialize) -> Result<()> {
     Ok(out.flush()?)
 }
 
+/// Both clocks at one moment.
+struct Clocks {
+    wall: Instant,
+    cpu_s: f64,
+}
+
+impl Clocks {
+    fn now() -> Self {
+        let cpu = clock_gettime(ClockId::ProcessCPUTime);
+        Self {
+            wall: Instant::now(),
+            cpu_s: cpu.tv_sec as f64 + cpu.tv_nsec as f64 / 1e9,
+        }
+    }
+
+    /// Time since that moment.
+    fn took(&self) -> Took {
+        Took {
+            wall_s: self.wall.elapsed().as_secs_f64(),
+            cpu_s: Self::now().cpu_s - self.cpu_s,
+        }
+    }
+}
+
 fn run(side: &mut dyn Side, job: &Job) -> Result<Answer> {
     ensure!(
         job.seqs > 0 && job.prompt > 0,
@@ -114,24 +139,23 @@ fn run(side: &mut dyn Side, job: &Job) -> Result<Answer> {
     let ids: Vec<Vec<u32>> = (0..job.seqs).map(|seq| job.ids(seq, vocab)).collect();
     let split = job.prompt as usize;
     side.begin(job)?;
-    let begun = Instant::now();
+    let clocks = Clocks::now();
     let mut token = None;
     for (seq, ids) in (0..).zip(&ids) {
         let chosen = side.prompt(seq, ids.get(..split).unwrap_or_default())?;
         token.get_or_insert(chosen);
     }
-    let prefill_s = begun.elapsed().as_secs_f64();
+    let prefill = clocks.took();
     let rows: Vec<Vec<u32>> = (split..job.rows_each() as usize)
         .map(|i| ids.iter().filter_map(|ids| ids.get(i)).copied().collect())
         .collect();
-    let begun = Instant::now();
+    let clocks = Clocks::now();
     for (position, ids) in (job.prompt..).zip(&rows) {
         side.step(position, ids)?;
     }
-    let decode_s = begun.elapsed().as_secs_f64();
     Ok(Answer {
-        prefill_s,
-        decode_s,
+        prefill,
+        decode: clocks.took(),
         token: token.unwrap_or_default(),
     })
 }

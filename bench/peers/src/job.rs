@@ -67,13 +67,22 @@ pub struct Ready {
     pub about: String,
 }
 
+/// Time that a part of a job took.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct Took {
+    /// Seconds on the wall.
+    pub wall_s: f64,
+    /// Seconds of processor time, of all threads of the child.
+    pub cpu_s: f64,
+}
+
 /// The line that answers a job.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Answer {
-    /// Seconds for all prompts.
-    pub prefill_s: f64,
-    /// Seconds for all steps.
-    pub decode_s: f64,
+    /// All prompts.
+    pub prefill: Took,
+    /// All steps.
+    pub decode: Took,
     /// Greedy choice after the first prompt, to see that both sides compute the same model.
     pub token: u32,
 }

@@ -22,7 +22,7 @@ use anyhow::Result;
 use model::Checkpoint;
 
 use measure::Measuring;
-use settings::{Settings, Who, Words};
+use settings::{Clock, Settings, Who, Words};
 use stats::Spread;
 use weights::Cost;
 
@@ -49,8 +49,12 @@ fn compare(settings: &Settings) -> Result<()> {
         cost.prefill_macs as f64 / 1e9,
     );
     println!(
-        "{} rounds, {}; median (smallest to largest)",
+        "{} rounds, {} clock, {}; median (smallest to largest)",
         settings.rounds,
+        match settings.clock {
+            Clock::Wall => "wall",
+            Clock::Cpu => "processor",
+        },
         if settings.exclusive {
             "one side loaded at a time"
         } else {

@@ -5,12 +5,12 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 
 use crate::busy::Spinner;
-use crate::job::Job;
+use crate::job::{Job, Took};
 use crate::others::Watch;
 use crate::peaks::{dot_ops_per_s, read_bytes_per_s};
 use crate::peer::{Peer, Room};
 use crate::records::{Metric, Records};
-use crate::settings::{Settings, What, Who};
+use crate::settings::{Clock, Settings, What, Who};
 
 /// Rows of the prompt before single tokens.
 const DECODE_PROMPT: u32 = 64;
@@ -59,31 +59,49 @@ impl<'a> Measuring<'a> {
     pub fn run(&mut self) -> Result<()> {
         let fresh = self.items(What::is_fresh);
         let warm = self.items(|what| !what.is_fresh());
+        let (each, both) = if self.settings.exclusive {
+            (warm, Vec::new())
+        } else {
+            (Vec::new(), warm)
+        };
+        if !fresh.is_empty() || !each.is_empty() {
+            self.one_loaded_at_a_time(&fresh, &each)?;
+        }
+        if !both.is_empty() {
+            self.both_loaded(&both)?;
+        }
+        Ok(())
+    }
+
+    /// Each side in new processes in every round.
+    fn one_loaded_at_a_time(&mut self, fresh: &[What], warm: &[What]) -> Result<()> {
         for round in 0..self.settings.rounds {
-            if !fresh.is_empty() {
-                for who in Who::order(round) {
-                    self.fresh(who, round, &fresh)?;
+            self.tell(round, "new processes");
+            for who in Who::order(round) {
+                if !fresh.is_empty() {
+                    self.fresh(who, round, fresh)?;
                 }
-            }
-            if self.settings.exclusive && !warm.is_empty() {
-                for who in Who::order(round) {
-                    let mut peer = self.start(who, &warm)?;
-                    for what in &warm {
+                if !warm.is_empty() {
+                    let mut peer = self.start(who, warm)?;
+                    for what in warm {
                         self.measure(*what, &mut peer, round)?;
                     }
                 }
+            }
+            if !warm.is_empty() {
                 self.ceilings();
             }
         }
-        if self.settings.exclusive || warm.is_empty() {
-            return Ok(());
-        }
-        let mut peers = [
-            self.start(Who::Hearth, &warm)?,
-            self.start(Who::Llama, &warm)?,
-        ];
+        Ok(())
+    }
+
+    /// Both sides in the same processes for all rounds.
+    fn both_loaded(&mut self, warm: &[What]) -> Result<()> {
+        let hearth = self.start(Who::Hearth, warm)?;
+        let mut peers = [hearth, self.start(Who::Llama, warm)?];
         for round in 0..self.settings.rounds {
-            for what in &warm {
+            self.tell(round, "loaded processes");
+            for what in warm {
                 for who in Who::order(round) {
                     self.measure_beside(*what, &mut peers, who, round)?;
                 }
@@ -92,6 +110,12 @@ impl<'a> Measuring<'a> {
             self.ceilings();
         }
         Ok(())
+    }
+
+    /// A long measuring says how far it is.
+    fn tell(&self, round: u32, what: &str) {
+        let (threads, rounds) = (self.threads, self.settings.rounds);
+        eprintln!("threads {threads}: round {} of {rounds}, {what}", round + 1);
     }
 
     fn items(&self, which: impl Fn(What) -> bool) -> Vec<What> {
@@ -211,7 +235,7 @@ impl<'a> Measuring<'a> {
             What::Batch(seqs) => {
                 let single = self.decode(peer, seed)?;
                 let answer = peer.ask(&batch(seqs, seed))?;
-                let speed = f64::from(seqs * FEW_STEPS) / answer.decode_s;
+                let speed = f64::from(seqs * FEW_STEPS) / self.seconds(&answer.decode);
                 self.records.push(Metric::Batch(seqs), who, speed);
                 self.records
                     .push(Metric::BatchGain(seqs), who, speed / single);
@@ -265,11 +289,18 @@ impl<'a> Measuring<'a> {
             peer.who,
             answer.token,
         );
-        Ok(if job.steps > 0 {
-            answer.decode_s
+        Ok(self.seconds(if job.steps > 0 {
+            &answer.decode
         } else {
-            answer.prefill_s
-        })
+            &answer.prefill
+        }))
+    }
+
+    fn seconds(&self, took: &Took) -> f64 {
+        match self.settings.clock {
+            Clock::Wall => took.wall_s,
+            Clock::Cpu => took.cpu_s / f64::from(self.threads),
+        }
     }
 }
 

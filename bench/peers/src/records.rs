@@ -59,9 +59,7 @@ impl Metric {
             Self::ResidentShare => ("resident / file".into(), "x"),
         }
     }
-}
 
-impl Metric {
     /// Whether the better side has the smaller number.
     #[must_use]
     pub fn less_is_better(self) -> bool {
@@ -69,6 +67,14 @@ impl Metric {
             self,
             Self::Cold | Self::Resident | Self::ResidentAnon | Self::ResidentShare
         )
+    }
+
+    fn best_ratio(self, hearth: &Spread, llama: &Spread) -> Option<f64> {
+        match self {
+            Self::BatchGain(_) | Self::BusyDecodeShare | Self::BusyPrefillShare => None,
+            _ if self.less_is_better() => Some(hearth.min / llama.min),
+            _ => Some(hearth.max / llama.max),
+        }
     }
 }
 
@@ -109,8 +115,9 @@ pub struct Row {
     pub llama: [f64; 3],
     /// Ratio of the medians, Hearth / llama.cpp; then smallest and largest ratio of one round.
     pub ratio: [f64; 3],
-    /// Ratio of the best rounds, Hearth / llama.cpp: other programs only ever make a round worse.
-    pub best_ratio: f64,
+    /// Ratio of the best rounds, Hearth / llama.cpp: other programs only ever make a round worse. `None` where the
+    /// value is a quotient itself, which a disturbed divisor makes better.
+    pub best_ratio: Option<f64>,
     /// Whether the better side has the smaller number.
     pub less_is_better: bool,
     /// Share of the ceiling that each median reaches, if the row has one.
@@ -160,11 +167,7 @@ impl Records {
                 hearth: [hearth.median, hearth.min, hearth.max],
                 llama: [llama.median, llama.min, llama.max],
                 ratio: [hearth.median / llama.median, rounds.min, rounds.max],
-                best_ratio: if metric.less_is_better() {
-                    hearth.min / llama.min
-                } else {
-                    hearth.max / llama.max
-                },
+                best_ratio: metric.best_ratio(&hearth, &llama),
                 less_is_better: metric.less_is_better(),
                 of_ceiling: needed.map(|share| [hearth.median * share, llama.median * share]),
             })
@@ -213,7 +216,7 @@ mod tests {
         assert_eq!(rows[0].hearth, [12.0, 10.0, 20.0]);
         assert_eq!(rows[0].llama, [5.0, 4.0, 12.0]);
         assert_eq!(rows[0].ratio, [2.4, 1.0, 5.0]);
-        assert_eq!(rows[0].best_ratio, 20.0 / 12.0);
+        assert_eq!(rows[0].best_ratio, Some(20.0 / 12.0));
         assert_eq!(rows[0].of_ceiling, Some([0.375, 0.15625]));
     }
 
@@ -225,7 +228,10 @@ mod tests {
             records.push(Metric::Cold, Who::Llama, theirs);
         }
         let rows = records.rows(1, &COST);
-        assert_eq!((rows[0].best_ratio, rows[0].less_is_better), (0.25, true));
+        assert_eq!(
+            (rows[0].best_ratio, rows[0].less_is_better),
+            (Some(0.25), true)
+        );
     }
 
     #[test]
@@ -244,6 +250,9 @@ mod tests {
         let rows = records.rows(1, &COST);
         assert_eq!(rows[0].of_ceiling, Some([0.5, 0.5]));
         assert_eq!(rows[1].of_ceiling, None);
+        records.push(Metric::BusyDecodeShare, Who::Hearth, 0.5);
+        records.push(Metric::BusyDecodeShare, Who::Llama, 0.5);
+        assert_eq!(records.rows(1, &COST)[2].best_ratio, None);
     }
 
     #[test]

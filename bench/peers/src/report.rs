@@ -32,7 +32,7 @@ pub fn table(rows: &[Row]) -> String {
             triple(&row.hearth),
             triple(&row.llama),
             triple(&row.ratio),
-            short(row.best_ratio),
+            row.best_ratio.map_or(String::new(), short),
             row.of_ceiling.map_or(String::new(), |[h, l]| {
                 format!("{:.0} %, {:.0} %", h * 100.0, l * 100.0)
             }),
@@ -92,7 +92,7 @@ mod tests {
             hearth: [123.4, 99.96, 200.0],
             llama: [61.7, 60.0, 9.999],
             ratio: [2.0, 1.5, 2.25],
-            best_ratio: 20.0,
+            best_ratio: Some(20.0),
             less_is_better: false,
             of_ceiling: Some([0.5, 0.254]),
         }];

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 /// Measured unless `what=` says otherwise.
 const WHAT: &str = "decode,prefill512,prefill2048,batch8,cold,busy,memory,context1k,context8k";
 /// Names that are understood.
-const NAMES: [&str; 12] = [
+const NAMES: [&str; 13] = [
     "what",
     "threads",
     "rounds",
@@ -21,6 +21,7 @@ const NAMES: [&str; 12] = [
     "seqs",
     "context",
     "core",
+    "clock",
 ];
 
 /// One of the two engines.
@@ -172,6 +173,15 @@ impl Words {
     }
 }
 
+/// By which clock speeds are told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Clock {
+    /// The one on the wall.
+    Wall,
+    /// Processor time divided by the number of threads: what the wall would show if no other program ran.
+    Cpu,
+}
+
 /// What to measure.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
@@ -193,6 +203,8 @@ pub struct Settings {
     pub isa: String,
     /// The core that the other program takes in `busy`; the last one by default.
     pub busy_core: Option<u32>,
+    /// By which clock speeds are told.
+    pub clock: Clock,
     /// Bytes read per decoded token, if not those counted from the file.
     pub token_bytes: Option<u64>,
 }
@@ -234,6 +246,11 @@ impl Settings {
             repack: words.yes("repack", "yes")?,
             isa: words.get("isa", "auto").to_owned(),
             busy_core: optional("busy_core")?.map(u32::try_from).transpose()?,
+            clock: match words.get("clock", "wall") {
+                "wall" => Clock::Wall,
+                "cpu" => Clock::Cpu,
+                other => bail!("clock={other}: expected wall or cpu"),
+            },
             token_bytes: optional("token_bytes")?,
         })
     }
@@ -279,6 +296,7 @@ mod tests {
         );
         assert_eq!((settings.seqs(), settings.context()), (8, 8192 + 256));
         assert!(settings.repack);
+        assert_eq!(settings.clock, Clock::Wall);
     }
 
     #[test]
@@ -322,6 +340,7 @@ mod tests {
             "m rounds=1 rounds=2",
             "m busy_core=x",
             "m token_bytes=1.5",
+            "m clock=sun",
         ] {
             let line = line.trim();
             let words = Words::parse(line.split_whitespace().map(str::to_owned));
