@@ -134,9 +134,9 @@ impl Attention {
             scale: 1.0 / 16.0,
             queries: QueryLayout::Plain,
         };
-        let pages: Vec<u32> = (0..positions.div_ceil(64)).collect();
-        let mut store =
-            KvStore::new(ty, pages.len() as u32, shape.kv_heads, shape.head_dim).ok()?;
+        let used = positions.div_ceil(64);
+        let pages: Vec<u32> = (0..used).collect();
+        let mut store = KvStore::new(ty, used, shape.kv_heads, shape.head_dim).ok()?;
         let row = values(shape.kv_heads * shape.head_dim);
         for position in 0..positions {
             store.write(&pages, position, &row, &row);
