@@ -9,7 +9,7 @@ use super::micro::{self, KEYS, PANEL, Panel, Scores};
 use super::soften::{FRESH, State, finish, merge, soften};
 use super::{Attend, SPAN_BLOCKS};
 use crate::Isa;
-use crate::kv::{Block, PAGE_POSITIONS, Part};
+use crate::kv::{PAGE_POSITIONS, Part};
 use crate::math::LANES;
 
 /// Memory that a thread keeps between tiles. A query is one head of one row, rows outermost.
@@ -66,7 +66,10 @@ impl TileScratch {
         self.shrinks.resize(n, 0.0);
         let last = &attend.rows[tile.first_row + tile.rows - 1];
         let blocks = (last.len as usize).div_ceil(PAGE_POSITIONS);
-        for block in span * SPAN_BLOCKS..blocks.min((span + 1) * SPAN_BLOCKS) {
+        let end = blocks.min((span + 1) * SPAN_BLOCKS);
+        // The next span of a cut tile is the work of another thread.
+        let last_asked = if tile.partials.is_some() { end } else { blocks };
+        for block in span * SPAN_BLOCKS..end {
             let rows = &attend.rows[tile.first_row..][..tile.rows];
             self.counts.clear();
             for row in rows {
@@ -75,11 +78,10 @@ impl TileScratch {
                 self.counts.resize(self.counts.len() + self.heads, count);
             }
             let page = last.pages[block];
-            let values = attend.store.values(page, self.kv_head);
-            let next = last.pages.get(block + 1).filter(|_| block + 1 < blocks);
-            let next = next.map(|page| attend.store.keys(*page, self.kv_head));
-            self.score(isa, attend, &attend.store.keys(page, self.kv_head), &values);
-            self.weigh(isa, &values, next.as_ref());
+            let next = last.pages.get(block + 1).copied();
+            let next = next.filter(|_| block + 1 < last_asked);
+            self.score(isa, attend, page, next);
+            self.weigh(isa, attend, page, next);
         }
     }
 
@@ -88,8 +90,10 @@ impl TileScratch {
         self.counts.partition_point(|count| *count <= keys)
     }
 
-    /// Scores of a block, then weights; the `values` that come next are asked for meanwhile.
-    fn score(&mut self, isa: Isa, attend: &Attend<'_>, block: &Block<'_>, values: &Block<'_>) {
+    /// Scores of a page, then weights; the keys of the `next` page are asked for meanwhile.
+    fn score(&mut self, isa: Isa, attend: &Attend<'_>, page: u32, next: Option<u32>) {
+        let block = attend.store.keys(page, self.kv_head);
+        let next = next.map(|next| attend.store.keys(next, self.kv_head));
         let n = self.counts.len();
         let seen = self.counts[n - 1];
         for first_key in (0..seen).step_by(KEYS) {
@@ -103,7 +107,9 @@ impl TileScratch {
                 cols: self.dim,
             };
             block.widen(isa, &part, keys, self.stride);
-            values.prefetch(first_key / KEYS, PAGE_POSITIONS / KEYS);
+            if let Some(next) = &next {
+                next.prefetch(first_key / KEYS, PAGE_POSITIONS / KEYS);
+            }
             if self.dim < self.stride {
                 for key in keys.chunks_exact_mut(self.stride) {
                     key[self.dim..].fill(0.0);
@@ -129,8 +135,10 @@ impl TileScratch {
         );
     }
 
-    /// Adds the weighted values of a block; the keys of the `next` one are asked for meanwhile.
-    fn weigh(&mut self, isa: Isa, block: &Block<'_>, next: Option<&Block<'_>>) {
+    /// Adds the weighted values of a page; the values of the `next` page are asked for meanwhile.
+    fn weigh(&mut self, isa: Isa, attend: &Attend<'_>, page: u32, next: Option<u32>) {
+        let block = attend.store.values(page, self.kv_head);
+        let next = next.map(|next| attend.store.values(next, self.kv_head));
         let n = self.counts.len();
         let first = self.first(0);
         for col in (0..self.stride).step_by(PANEL) {
@@ -144,7 +152,7 @@ impl TileScratch {
                 cols: width.min(self.dim - col),
             };
             block.widen(isa, &part, panel, width);
-            if let Some(next) = next {
+            if let Some(next) = &next {
                 next.prefetch(col / PANEL, self.stride.div_ceil(PANEL));
             }
             let what = Panel {
