@@ -9,7 +9,7 @@
 
 use std::arch::x86_64::*;
 
-use super::micro::{KEYS, Panel, Scores};
+use super::micro::{Halves, KEYS, Panel, Scores};
 use crate::kv::PAGE_POSITIONS;
 
 /// Sums of 16 dots whose lanes `i` and `i + 16` are already added: the rest of the tree, four dots a chunk; chunk `c`
@@ -164,16 +164,42 @@ pub(super) unsafe fn scores(what: &Scores<'_>, out: &mut [f32]) {
     }
 }
 
+/// Values as a panel or a cache holds them.
+trait Stored: Copy {
+    /// 16 values from `at` on.
+    ///
+    /// # Safety
+    /// Needs AVX-512 F; 16 values must be readable.
+    unsafe fn sixteen(at: *const Self) -> __m512;
+}
+
+impl Stored for f32 {
+    #[inline(always)]
+    unsafe fn sixteen(at: *const Self) -> __m512 {
+        // SAFETY: as the trait says.
+        unsafe { _mm512_loadu_ps(at) }
+    }
+}
+
+/// Half precision.
+impl Stored for u16 {
+    #[inline(always)]
+    unsafe fn sixteen(at: *const Self) -> __m512 {
+        // SAFETY: as the trait says; 16 stored values are 32 bytes.
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(at.cast())) }
+    }
+}
+
 /// `R` rows of `C` vectors: `out * shrinks`, then the values of keys `from .. to`.
 ///
 /// # Safety
 /// Needs AVX-512 F; `R` rows behind `out` and `weights`, `to` rows of `16 * C` values from `values` on, `width` apart.
 #[inline]
 #[target_feature(enable = "avx512f")]
-unsafe fn add<const R: usize, const C: usize>(
+unsafe fn add<S: Stored, const R: usize, const C: usize>(
     out: (*mut f32, usize),
     weights: *const f32,
-    values: (*const f32, usize),
+    values: (*const S, usize),
     keys: std::ops::Range<usize>,
     shrinks: [f32; R],
 ) {
@@ -189,7 +215,7 @@ unsafe fn add<const R: usize, const C: usize>(
         for key in keys {
             let mut row = [_mm512_setzero_ps(); C];
             for c in 0..C {
-                row[c] = _mm512_loadu_ps(values.0.add(key * values.1 + 16 * c));
+                row[c] = S::sixteen(values.0.add(key * values.1 + 16 * c));
             }
             for r in 0..R {
                 let weight = _mm512_set1_ps(*weights.add(r * PAGE_POSITIONS + key));
@@ -227,18 +253,18 @@ unsafe fn columns<const C: usize>(what: &Panel<'_>, out: &mut [f32]) {
             if let Some(counts) = what.counts[query..].first_chunk::<4>() {
                 let shrinks = std::array::from_fn(|r| what.shrinks[query + r]);
                 let common = counts.iter().copied().min().unwrap_or(0);
-                add::<4, C>(to, weights, values, 0..common, shrinks);
+                add::<f32, 4, C>(to, weights, values, 0..common, shrinks);
                 for (r, count) in counts.iter().enumerate() {
                     if *count > common {
                         let to = (to.0.add(r * to.1), to.1);
                         let weights = weights.add(r * PAGE_POSITIONS);
-                        add::<1, C>(to, weights, values, common..*count, [1.0]);
+                        add::<f32, 1, C>(to, weights, values, common..*count, [1.0]);
                     }
                 }
                 query += 4;
             } else {
                 let shrinks = [what.shrinks[query]];
-                add::<1, C>(to, weights, values, 0..what.counts[query], shrinks);
+                add::<f32, 1, C>(to, weights, values, 0..what.counts[query], shrinks);
                 query += 1;
             }
         }
@@ -256,6 +282,38 @@ pub(super) unsafe fn add_values(what: &Panel<'_>, out: &mut [f32]) {
         match what.width {
             64 => columns::<4>(what, out),
             _ => columns::<2>(what, out),
+        }
+    }
+}
+
+/// [`super::micro::add_halves`].
+///
+/// # Safety
+/// Needs AVX-512 F, and the lengths that the caller checks.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
+pub(super) unsafe fn add_halves(what: &Halves<'_>, out: &mut [f32]) {
+    let n = what.shrinks.len();
+    for col in (0..what.dim).step_by(32) {
+        let values = (what.values[col..].as_ptr(), what.dim);
+        let mut query = 0;
+        while query < n {
+            // SAFETY: the queries used are among the n; rows are made of whole 32s, and there are `count` of them.
+            unsafe {
+                let to = (out.as_mut_ptr().add(query * what.dim + col), what.dim);
+                let weights = what.weights.as_ptr().add(query * PAGE_POSITIONS);
+                let keys = 0..what.count;
+                let shrinks = &what.shrinks[query..];
+                if let Some(shrinks) = shrinks.first_chunk::<8>() {
+                    add::<u16, 8, 2>(to, weights, values, keys, *shrinks);
+                    query += 8;
+                } else if let Some(shrinks) = shrinks.first_chunk::<4>() {
+                    add::<u16, 4, 2>(to, weights, values, keys, *shrinks);
+                    query += 4;
+                } else {
+                    add::<u16, 1, 2>(to, weights, values, keys, [shrinks[0]]);
+                    query += 1;
+                }
+            }
         }
     }
 }

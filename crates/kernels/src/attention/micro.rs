@@ -46,6 +46,21 @@ pub(super) struct Panel<'a> {
     pub(super) shrinks: &'a [f32],
 }
 
+/// `weights` times the half-precision values of a page, which few queries read as they are stored.
+#[derive(Clone, Copy)]
+pub(super) struct Halves<'a> {
+    /// `[64][dim]`.
+    pub(super) values: &'a [u16],
+    /// Values of a row, also of an output.
+    pub(super) dim: usize,
+    /// `[queries][64]`.
+    pub(super) weights: &'a [f32],
+    /// Keys that all queries see.
+    pub(super) count: usize,
+    /// Factor of what each query summed before.
+    pub(super) shrinks: &'a [f32],
+}
+
 #[inline(always)]
 fn scores_body(what: &Scores<'_>, out: &mut [f32]) {
     let outs = out.chunks_exact_mut(PAGE_POSITIONS);
@@ -118,5 +133,33 @@ pub(super) fn add_values(isa: Isa, what: &Panel<'_>, out: &mut [f32]) {
         // SAFETY: as above.
         Isa::Avx2 if isa.available() => unsafe { super::avx2::add_values(what, out) },
         _ => values_body(what, out),
+    }
+}
+
+/// Most queries for which stored halves are widened in registers rather than once for all.
+const HALVES_QUERIES: usize = 8;
+
+/// [`add_values`] without a panel in between, for few queries that all see as many keys; false, and nothing done,
+/// where that is no faster or not built.
+pub(super) fn add_halves(isa: Isa, what: &Halves<'_>, out: &mut [f32]) -> bool {
+    let n = what.shrinks.len();
+    if n > HALVES_QUERIES || !what.dim.is_multiple_of(LANES) {
+        return false;
+    }
+    assert!(what.count <= PAGE_POSITIONS, "keys outside a block");
+    assert!(
+        what.values.len() >= PAGE_POSITIONS * what.dim,
+        "too few values"
+    );
+    assert!(what.weights.len() >= n * PAGE_POSITIONS, "too few weights");
+    assert!(out.len() >= n * what.dim, "outputs of fewer queries");
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the processor has just been asked for these features; lengths are checked above.
+        Isa::Avx512 if isa.available() => unsafe {
+            super::avx512::add_halves(what, out);
+            true
+        },
+        _ => false,
     }
 }

@@ -173,8 +173,8 @@ fn defined_rows(case: &Case, rows: &[AttendRow<'_>], queries: &[f32]) -> Vec<f32
 
 #[test]
 fn every_set_pool_and_type_gives_the_bits_of_the_definition() {
-    // Heads of 48 have a padded half block and a narrow panel; 3 heads a kv head leave odd queries.
-    for (heads, head_dim) in [(8, 48), (6, 96), (2, 128), (4, 20usize)] {
+    // Heads of 48 have a padded half block and a narrow panel; 3 heads a kv head leave odd queries, 8 fill a tile.
+    for (heads, head_dim) in [(8, 48), (6, 96), (2, 128), (16, 64), (4, 20usize)] {
         for ty in TYPES {
             if ty == KvType::Q8 && !head_dim.is_multiple_of(32) {
                 continue;

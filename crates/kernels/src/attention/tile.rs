@@ -5,11 +5,11 @@
 
 use super::cut::{Cut, Tile};
 use super::lines::Lines;
-use super::micro::{self, KEYS, PANEL, Panel, Scores};
+use super::micro::{self, Halves, KEYS, PANEL, Panel, Scores};
 use super::soften::{FRESH, State, finish, merge, soften};
 use super::{Attend, SPAN_BLOCKS};
 use crate::Isa;
-use crate::kv::{PAGE_POSITIONS, Part};
+use crate::kv::{Block, PAGE_POSITIONS, Part};
 use crate::math::LANES;
 
 /// Memory that a thread keeps between tiles. A query is one head of one row, rows outermost.
@@ -141,6 +141,21 @@ impl TileScratch {
         let next = next.map(|next| attend.store.values(next, self.kv_head));
         let n = self.counts.len();
         let first = self.first(0);
+        if let (Block::F16(values), 0) = (block, self.first(self.counts[n - 1] - 1)) {
+            let what = Halves {
+                values,
+                dim: self.dim,
+                weights: self.scores.take(n * PAGE_POSITIONS),
+                count: self.counts[n - 1],
+                shrinks: &self.shrinks,
+            };
+            if micro::add_halves(isa, &what, self.out.take(n * self.stride)) {
+                if let Some(next) = &next {
+                    next.prefetch(0, 1);
+                }
+                return;
+            }
+        }
         for col in (0..self.stride).step_by(PANEL) {
             let width = PANEL.min(self.stride - col);
             let panel = self.panel.take(PAGE_POSITIONS * width);
