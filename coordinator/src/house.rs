@@ -41,6 +41,8 @@ use state::{Household, ModelPlace, Rules};
 
 /// The coordinator's key in the data directory.
 pub const KEY_FILE: &str = "coordinator.key";
+/// Values that a q8 cache stores together.
+const Q8_BLOCK: usize = 32;
 /// Time for the last tasks to end once nothing runs any more.
 const END_DEADLINE: Duration = Duration::from_secs(3);
 
@@ -65,7 +67,10 @@ pub async fn start(
     gateway: GatewayHousehold,
     local: Listener,
 ) -> Result<House, HouseError> {
-    refuse_unbuilt(&settings)?;
+    refuse_broken_blocks(
+        asked_kv(&settings),
+        settings.model.arch().attention.head_dim,
+    )?;
     let model = model_place(&settings)?;
     let store = Store::open(&settings.data_dir).await?;
     let (household, last_epoch) = (store.household().await?, store.last_epoch().await?);
@@ -125,14 +130,18 @@ async fn open_mesh(settings: &HouseSettings, store: &Store) -> Result<Sockets, H
     Ok(sockets)
 }
 
-/// Cache types that no engine computes with yet.
-fn refuse_unbuilt(settings: &HouseSettings) -> Result<(), HouseError> {
-    let given = match &settings.plan {
+/// The cache type that somebody asked for, if anybody did.
+fn asked_kv(settings: &HouseSettings) -> Option<KvType> {
+    match &settings.plan {
         PlanChoice::File(plan) => Some(plan.kv),
         PlanChoice::Auto | PlanChoice::Layers => settings.kv,
-    };
-    if given == Some(KvType::Q8) {
-        Err(HouseError::CacheType)
+    }
+}
+
+/// A q8 cache keeps 32 values of a head together, so heads have to be made of whole 32s.
+fn refuse_broken_blocks(kv: Option<KvType>, head_dim: usize) -> Result<(), HouseError> {
+    if kv == Some(KvType::Q8) && !head_dim.is_multiple_of(Q8_BLOCK) {
+        Err(HouseError::CacheType { head_dim })
     } else {
         Ok(())
     }
@@ -248,5 +257,21 @@ impl House {
 impl Drop for House {
     fn drop(&mut self) {
         self.actor.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn q8_is_taken_for_whole_blocks_alone() {
+        assert!(refuse_broken_blocks(Some(KvType::Q8), 128).is_ok());
+        assert!(refuse_broken_blocks(Some(KvType::F16), 80).is_ok());
+        assert!(refuse_broken_blocks(None, 80).is_ok());
+        let error = refuse_broken_blocks(Some(KvType::Q8), 80).unwrap_err();
+        assert_eq!(error.code(), "kv_unsupported");
+        let text = error.to_string();
+        assert!(text.contains("80") && text.contains("--kv f16"), "{text}");
     }
 }

@@ -256,12 +256,7 @@ impl Bench {
         let kv = match assign.kv {
             CacheType::F32 => KvType::F32,
             CacheType::F16 => KvType::F16,
-            CacheType::Q8 => {
-                return Err(refusal(
-                    "kv_unsupported",
-                    "an attention cache of type q8 is not built yet; use f16 or f32",
-                ));
-            }
+            CacheType::Q8 => KvType::Q8,
         };
         let cache = CacheSpec {
             kv,

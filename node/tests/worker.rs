@@ -202,6 +202,65 @@ fn step(id: u64) -> Step {
     }
 }
 
+/// What the plan counts for caches is what the engine takes, to the byte, for every type.
+#[test]
+fn planned_caches_are_as_large_as_real_ones() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/hearth-tiny.gguf");
+    let checkpoint = Arc::new(Checkpoint::open(Path::new(path)).unwrap());
+    let layers = u32::try_from(checkpoint.arch().layers.len()).unwrap();
+    let types = [
+        (plan::KvType::F32, engine::KvType::F32),
+        (plan::KvType::F16, engine::KvType::F16),
+        (plan::KvType::Q8, engine::KvType::Q8),
+    ];
+    for (planned, real) in types {
+        let (pages, slots) = (5, 3);
+        let span = plan::LayerSpan {
+            first_layer: 0,
+            end_layer: layers,
+            embedding: true,
+            head: true,
+        };
+        let budget = plan::CacheBudget {
+            kv: planned,
+            pages,
+            slots,
+            chunk_rows: 16,
+        };
+        let bytes = plan::slice_bytes(&checkpoint.facts(), &span, &budget).unwrap();
+        let spec = engine::SliceSpec {
+            embedding: true,
+            layers: 0..layers,
+            groups: vec![],
+            head: true,
+        };
+        let cache = engine::CacheSpec {
+            kv: real,
+            pages,
+            slots,
+        };
+        let exec = engine::Exec {
+            pool: Arc::new(kernels::Pool::new(1)),
+            isa: kernels::Isa::detect(),
+        };
+        let slice = engine::Slice::load(Arc::clone(&checkpoint), &spec, cache, exec).unwrap();
+        assert_eq!(
+            slice.footprint().cache_bytes,
+            bytes.cache_bytes,
+            "{planned}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn caches_of_every_type_are_taken_and_answer() {
+    for kv in [CacheType::F32, CacheType::F16, CacheType::Q8] {
+        let mut rig = Rig::new(1 << 30).await;
+        rig.loaded(Assign { kv, ..rig.assign() }).await;
+        rig.answers_only(1).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn frames_that_do_not_belong_to_the_stage_change_nothing() {
     let mut rig = Rig::new(1 << 30).await;

@@ -113,11 +113,6 @@ pub(crate) fn merge(flags: &Flags) -> Result<Settings, Failure> {
             "--expect 0 came; at least 1 machine is needed to run a model".to_owned(),
         ));
     }
-    if let Some(KvType::Q8) = merged.kv {
-        return Err(Failure::Usage(
-            "--kv q8 is not built yet; expected f32 or f16".to_owned(),
-        ));
-    }
     Ok(Settings {
         model: one_model(merged.model)?,
         api: merged
@@ -290,13 +285,6 @@ mod tests {
         );
         assert!(
             refused(Flags {
-                kv: Some("q8".to_owned()),
-                ..flags()
-            })
-            .contains("f16")
-        );
-        assert!(
-            refused(Flags {
                 kv: Some("f8".to_owned()),
                 ..flags()
             })
@@ -311,6 +299,19 @@ mod tests {
         );
         let api = Some("localhost".to_owned());
         assert!(refused(Flags { api, ..flags() }).contains("api"));
+    }
+
+    #[test]
+    fn every_cache_type_can_be_asked_for() {
+        for kv in [KvType::F32, KvType::F16, KvType::Q8] {
+            let given = Some(kv.to_string());
+            let settings = merge(&Flags {
+                kv: given,
+                ..flags()
+            })
+            .unwrap();
+            assert_eq!(settings.kv, Some(kv));
+        }
     }
 
     #[test]

@@ -128,9 +128,14 @@ pub enum HouseError {
         /// What is wrong with it.
         why: String,
     },
-    /// No engine has this cache type yet.
-    #[error("an attention cache of type q8 is not built yet; use --kv f16 or f32")]
-    CacheType,
+    /// The model's heads are not made of whole blocks of a q8 cache.
+    #[error(
+        "an attention cache of type q8 holds heads of whole blocks of 32 values, but this model's have {head_dim}; use --kv f16 or f32"
+    )]
+    CacheType {
+        /// Values of a head.
+        head_dim: usize,
+    },
     /// No machine could find the coordinator with such an invite.
     #[error(
         "no invite can be made: {0}; give the mesh an address that other machines can reach, with --mesh"
@@ -155,7 +160,7 @@ impl HouseError {
             HouseError::Identity(_) => "identity",
             HouseError::Transport(error) => error.code(),
             HouseError::ModelPath { .. } => "model_path",
-            HouseError::CacheType => "kv_unsupported",
+            HouseError::CacheType { .. } => "kv_unsupported",
             HouseError::Invite(_) => "invite_address",
             HouseError::InviteLife { .. } => "invite_life",
         }

@@ -1,12 +1,14 @@
 //! Softmax attention over the paged cache, with or without query and key norms and an output gate.
 
-use kernels::{AttendRow, AttendShape, KvStore};
+use kernels::{
+    Attend, AttendRow, AttendScratch, AttendShape, KvStore, Placement, QueryLayout, attend_rows,
+    place_rows,
+};
 use model::{AttentionShape, Pairing};
 
 use crate::EngineError;
 use crate::dense::{project, project_out};
 use crate::load::gated;
-use crate::scratch::sized;
 use crate::sequences::Span;
 use crate::slice::{Scratch, Weights};
 use crate::spec::{CacheSpec, KvType};
@@ -23,6 +25,7 @@ impl AttentionCache {
         let kv = match spec.kv {
             KvType::F32 => kernels::KvType::F32,
             KvType::F16 => kernels::KvType::F16,
+            KvType::Q8 => kernels::KvType::Q8,
         };
         let store = KvStore::new(kv, spec.pages, shape.kv_heads, shape.head_dim)?;
         Ok(Self { store })
@@ -40,9 +43,7 @@ pub struct AttentionScratch {
     q: Vec<f32>,
     k: Vec<f32>,
     v: Vec<f32>,
-    /// Queries without their gates.
-    queries: Vec<f32>,
-    gates: Vec<f32>,
+    spans: AttendScratch,
     out: Vec<f32>,
 }
 
@@ -54,50 +55,31 @@ pub fn positions(spans: &[Span]) -> Vec<u32> {
         .collect()
 }
 
-/// Cuts `[rows][heads][query, gate]` into queries and gates.
-fn split_gates(q: &[f32], head_dim: usize, queries: &mut Vec<f32>, gates: &mut Vec<f32>) {
-    queries.clear();
-    gates.clear();
-    for pair in q.chunks_exact(2 * head_dim) {
-        let (query, gate) = pair.split_at(head_dim);
-        queries.extend_from_slice(query);
-        gates.extend_from_slice(gate);
+/// The shape of the attention layers as the kernels know it.
+fn attend_shape(weights: &Weights) -> AttendShape {
+    let shape = &weights.checkpoint.arch().attention;
+    #[allow(clippy::cast_precision_loss, reason = "head dimensions are small")]
+    let scale = 1.0 / (shape.head_dim as f32).sqrt();
+    AttendShape {
+        heads: shape.heads,
+        kv_heads: shape.kv_heads,
+        head_dim: shape.head_dim,
+        scale,
+        queries: if gated(&weights.checkpoint) {
+            QueryLayout::Gated
+        } else {
+            QueryLayout::Plain
+        },
     }
 }
 
-/// Norm and rope of all heads in `x` (`[rows][heads * head_dim]`).
-fn place_heads(
-    weights: &Weights,
-    norm: Option<&[f32]>,
-    x: &mut [f32],
-    width: usize,
-    angles: &[f32],
-) {
-    let arch = weights.checkpoint.arch();
-    let isa = weights.exec.isa;
-    let pairing = match arch.rope.pairing {
-        Pairing::Halves => kernels::Pairing::Halves,
-        Pairing::Neighbours => kernels::Pairing::Neighbours,
-    };
-    let dims = arch.rope.dims;
-    kernels::parallel_chunks(&weights.exec.pool, x, width, |row, heads| {
-        if let Some(norm) = norm {
-            kernels::rms_norm_in_place(isa, heads, norm, arch.norm_eps);
-        }
-        let angles = angles.get(row * dims..(row + 1) * dims).unwrap_or_default();
-        kernels::rope(isa, heads, arch.attention.head_dim, angles, pairing);
-    });
-}
-
-/// Queries, keys and values of all rows into the scratch, normed and turned to their positions.
+/// Queries, keys and values of all rows into the scratch, as projected.
 fn project_heads(
     weights: &Weights,
     layer: &AttentionWeights,
-    angles: &[f32],
     h: &[f32],
     scratch: &mut Scratch,
 ) -> Result<(), EngineError> {
-    let shape = &weights.checkpoint.arch().attention;
     let s = &mut scratch.attention;
     let take = std::mem::take::<Vec<f32>>;
     let mut outs = [
@@ -108,17 +90,28 @@ fn project_heads(
     project(weights, h, &mut scratch.acts, &mut outs)?;
     let [(_, q), (_, k), (_, v)] = outs;
     (s.q, s.k, s.v) = (q, k, v);
-    if gated(&weights.checkpoint) {
-        split_gates(&s.q, shape.head_dim, &mut s.queries, &mut s.gates);
-    } else {
-        std::mem::swap(&mut s.q, &mut s.queries);
-    }
-    let wide = shape.heads * shape.head_dim;
-    let narrow = shape.kv_heads * shape.head_dim;
-    let (q_norm, k_norm) = (layer.q_norm.as_deref(), layer.k_norm.as_deref());
-    place_heads(weights, q_norm, &mut s.queries, wide, angles);
-    place_heads(weights, k_norm, &mut s.k, narrow, angles);
     Ok(())
+}
+
+/// How queries and keys become ready for scores.
+fn placement<'a>(
+    weights: &'a Weights,
+    layer: &'a AttentionWeights,
+    shape: &'a AttendShape,
+    angles: &'a [f32],
+) -> Placement<'a> {
+    let arch = weights.checkpoint.arch();
+    Placement {
+        shape,
+        q_norm: layer.q_norm.as_deref(),
+        k_norm: layer.k_norm.as_deref(),
+        norm_eps: arch.norm_eps,
+        angles,
+        pairing: match arch.rope.pairing {
+            Pairing::Halves => kernels::Pairing::Halves,
+            Pairing::Neighbours => kernels::Pairing::Neighbours,
+        },
+    }
 }
 
 /// Attention of all rows. `angles`: `[rows][rope dims]`; `h`: `[rows, hidden]` normed rows; `scratch.mixed` becomes `[rows, hidden]`.
@@ -130,48 +123,39 @@ pub fn attention(
     cache: &mut AttentionCache,
     scratch: &mut Scratch,
 ) -> Result<(), EngineError> {
-    project_heads(weights, layer, angles, h, scratch)?;
-    let shape = &weights.checkpoint.arch().attention;
+    project_heads(weights, layer, h, scratch)?;
+    let (exec, shape) = (&weights.exec, attend_shape(weights));
     let s = &mut scratch.attention;
-    let wide = shape.heads * shape.head_dim;
-    let narrow = shape.kv_heads * shape.head_dim;
-    let mut rows = Vec::with_capacity(h.len() / weights.hidden.max(1));
-    for span in spans {
-        let keys = s.k.chunks_exact(narrow).zip(s.v.chunks_exact(narrow));
-        for (position, (k, v)) in (span.start..).zip(keys.skip(span.first_row).take(span.rows)) {
-            cache.store.write(&span.pages, position, k, v);
-            rows.push(AttendRow {
+    let rows: Vec<AttendRow<'_>> = spans
+        .iter()
+        .flat_map(|span| {
+            let row = |position| AttendRow {
                 pages: &span.pages,
                 len: position + 1,
-            });
-        }
-    }
-    #[allow(clippy::cast_precision_loss, reason = "head dimensions are small")]
-    let scale = 1.0 / (shape.head_dim as f32).sqrt();
-    let attend = AttendShape {
-        heads: shape.heads,
-        kv_heads: shape.kv_heads,
-        head_dim: shape.head_dim,
-        scale,
-    };
-    let exec = &weights.exec;
-    let out = sized(&mut s.out, rows.len() * wide);
-    kernels::attend_rows(
+            };
+            (span.start..).take(span.rows).map(row)
+        })
+        .collect();
+    let how = placement(weights, layer, &shape, angles);
+    let keys = (s.k.as_mut_slice(), s.v.as_slice());
+    place_rows(
         &exec.pool,
         exec.isa,
-        &attend,
-        &cache.store,
+        &how,
         &rows,
-        &s.queries,
-        out,
+        &mut s.q,
+        keys,
+        &mut cache.store,
     );
-    if gated(&weights.checkpoint) {
-        let gates = &s.gates;
-        kernels::parallel_chunks(&exec.pool, &mut s.out, wide, |row, out| {
-            let gates = gates.get(row * wide..(row + 1) * wide).unwrap_or_default();
-            kernels::sigmoid_gate(exec.isa, out, gates);
-        });
-    }
+    let attend = Attend {
+        shape: &shape,
+        store: &cache.store,
+        rows: &rows,
+        queries: &s.q,
+    };
+    // Every value is written, so what the last layer left need not be cleared.
+    s.out.resize(rows.len() * shape.heads * shape.head_dim, 0.0);
+    attend_rows(&exec.pool, exec.isa, &attend, &mut s.out, &mut s.spans);
     project_out(
         weights,
         &layer.o,

@@ -34,6 +34,8 @@ pub enum KvType {
     F32,
     /// 2 bytes a value, rounded to nearest even.
     F16,
+    /// 36 bytes for 32 values: one byte each, rounded to nearest even, and a 4-byte scale. For heads of whole 32s.
+    Q8,
 }
 
 /// How much state a slice keeps.

@@ -6,10 +6,11 @@ use std::hint::black_box;
 
 use divan::Bencher;
 use kernels::{
-    ActFormat, Acts, AttendRow, AttendShape, ConvSegment, ConvWeights, DeltaInput, DeltaNet,
-    DeltaRecords, DeltaRows, DeltaRun, DeltaScratch, DeltaSegment, DeltaShape, DeltaState,
-    HeadOrder, Isa, KvStore, KvType, LogSum, Pool, Weights, add_norm_quantize, attend_rows,
-    conv_silu, delta_rows, gated_rms_norm, rms_norm, route, swiglu, swiglu_quantize,
+    ActFormat, Acts, Attend, AttendRow, AttendScratch, AttendShape, ConvSegment, ConvWeights,
+    DeltaInput, DeltaNet, DeltaRecords, DeltaRows, DeltaRun, DeltaScratch, DeltaSegment,
+    DeltaShape, DeltaState, HeadOrder, Isa, KvStore, KvType, LogSum, Pool, QueryLayout, Weights,
+    add_norm_quantize, attend_rows, conv_silu, delta_rows, gated_rms_norm, rms_norm, route, swiglu,
+    swiglu_quantize,
 };
 
 fn main() {
@@ -243,37 +244,90 @@ fn add_norm_quantize_2048(bencher: Bencher<'_, '_>, isa: Isa) {
     });
 }
 
-fn attention(bencher: Bencher<'_, '_>, isa: Isa, ty: KvType) {
-    let shape = AttendShape {
-        heads: 16,
-        kv_heads: 2,
-        head_dim: 256,
-        scale: 1.0 / 16.0,
-    };
-    let pages: Vec<u32> = (0..64).collect();
-    let Ok(mut store) = KvStore::new(ty, 64, 2, 256) else {
-        return;
-    };
-    for position in 0..4096 {
-        store.write(&pages, position, &values(512), &values(512));
-    }
-    let pool = Pool::new(1);
-    let (q, mut out) = (values(16 * 256), values(16 * 256));
-    bencher.bench_local(|| {
-        let row = AttendRow {
-            pages: &pages,
-            len: 4096,
+/// One attention layer of a model, with a cache of `positions` written.
+struct Attention {
+    shape: AttendShape,
+    store: KvStore,
+    pages: Vec<u32>,
+}
+
+impl Attention {
+    fn new(head_dim: usize, ty: KvType, positions: u32) -> Option<Self> {
+        let heads = if head_dim == 256 { 16 } else { 32 };
+        let shape = AttendShape {
+            heads,
+            kv_heads: heads / 8,
+            head_dim,
+            scale: 1.0 / 16.0,
+            queries: QueryLayout::Plain,
         };
-        attend_rows(&pool, isa, &shape, &store, &[row], &q, black_box(&mut out));
-    });
+        let used = positions.div_ceil(64);
+        let pages: Vec<u32> = (0..used).collect();
+        let mut store = KvStore::new(ty, used, shape.kv_heads, shape.head_dim).ok()?;
+        let row = values(shape.kv_heads * shape.head_dim);
+        for position in 0..positions {
+            store.write(&pages, position, &row, &row);
+        }
+        Some(Attention {
+            shape,
+            store,
+            pages,
+        })
+    }
+
+    /// Attention of the last `rows` of `len` positions by `threads` threads.
+    fn measure(&self, bencher: Bencher<'_, '_>, (isa, threads): (Isa, usize), rows: u32, len: u32) {
+        let pool = Pool::new(threads);
+        let width = self.shape.heads * self.shape.head_dim;
+        let (q, mut out) = (
+            values(rows as usize * width),
+            vec![0.0; rows as usize * width],
+        );
+        let rows: Vec<AttendRow<'_>> = (len - rows + 1..=len)
+            .map(|len| AttendRow {
+                pages: &self.pages,
+                len,
+            })
+            .collect();
+        let attend = Attend {
+            shape: &self.shape,
+            store: &self.store,
+            rows: &rows,
+            queries: &q,
+        };
+        let mut scratch = AttendScratch::default();
+        let keys: usize = rows.iter().map(|row| row.len as usize).sum();
+        bencher
+            .counter(divan::counter::ItemsCount::new(4 * keys * width))
+            .counter(divan::counter::BytesCount::new(
+                self.store.bytes() * len as usize / (self.pages.len() * 64),
+            ))
+            .bench_local(|| {
+                attend_rows(&pool, isa, &attend, black_box(&mut out), &mut scratch);
+            });
+    }
 }
 
-#[divan::bench(args = sets())]
-fn attention_4096_f16(bencher: Bencher<'_, '_>, isa: Isa) {
-    attention(bencher, isa, KvType::F16);
+/// One new row by cache type and context: bytes are those of the cache, items floating-point operations.
+#[divan::bench(args = [(KvType::F32, 1024), (KvType::F16, 1024), (KvType::F16, 8192), (KvType::F16, 32768), (KvType::Q8, 1024), (KvType::Q8, 32768)])]
+fn attention_decode(bencher: Bencher<'_, '_>, (ty, len): (KvType, u32)) {
+    if let Some(attention) = Attention::new(256, ty, len) {
+        attention.measure(bencher, (Isa::detect(), 1), 1, len);
+    }
 }
 
-#[divan::bench(args = sets())]
-fn attention_4096_f32(bencher: Bencher<'_, '_>, isa: Isa) {
-    attention(bencher, isa, KvType::F32);
+/// The same on two threads.
+#[divan::bench(args = [(KvType::F16, 1024), (KvType::F16, 8192), (KvType::F16, 32768)])]
+fn attention_decode_2_threads(bencher: Bencher<'_, '_>, (ty, len): (KvType, u32)) {
+    if let Some(attention) = Attention::new(256, ty, len) {
+        attention.measure(bencher, (Isa::detect(), 2), 1, len);
+    }
+}
+
+/// The last 128 of 2048 rows of a prompt, by instruction set.
+#[divan::bench(args = sets().into_iter().flat_map(|isa| [(isa, 256, KvType::F16), (isa, 128, KvType::F16), (isa, 256, KvType::Q8)]))]
+fn attention_prefill(bencher: Bencher<'_, '_>, (isa, head_dim, ty): (Isa, usize, KvType)) {
+    if let Some(attention) = Attention::new(head_dim, ty, 2048) {
+        attention.measure(bencher, (isa, 1), 128, 2048);
+    }
 }

@@ -29,7 +29,9 @@ mod testing;
 mod weight;
 
 pub use acts::{ActFormat, Acts, add_norm_quantize, quantize_row, swiglu_quantize};
-pub use attention::{AttendRow, AttendShape, attend, attend_rows};
+pub use attention::{
+    Attend, AttendRow, AttendScratch, AttendShape, Placement, QueryLayout, attend_rows, place_rows,
+};
 pub use conv::{ConvSegment, ConvWeights, conv_advance, conv_silu};
 pub use delta::{
     DeltaGates, DeltaRecords, DeltaRows, DeltaSegment, DeltaShape, HeadOrder, delta_commit,
