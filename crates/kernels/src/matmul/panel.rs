@@ -100,14 +100,47 @@ impl Span<'_> {
     }
 }
 
+/// A block of 256 activations, spread over vectors for products with one row (see `avx512::one_row`).
+#[repr(C, align(64))]
+#[derive(Clone)]
+pub(super) struct SpreadBlock {
+    /// Quants: four parts of four vectors.
+    pub(super) parts: [[[i32; 16]; 4]; 4],
+    /// Pairs of group sums, as i16.
+    pub(super) sums: [[i32; 16]; 2],
+    /// The scale.
+    pub(super) scale: f32,
+}
+
+impl SpreadBlock {
+    const ZERO: SpreadBlock = SpreadBlock {
+        parts: [[[0; 16]; 4]; 4],
+        sums: [[0; 16]; 2],
+        scale: 0.0,
+    };
+}
+
+/// A single activation row.
+#[derive(Clone, Copy)]
+pub(super) struct One<'a> {
+    /// As stored.
+    pub(super) act: &'a [u8],
+    /// Its blocks spread, where the kernel has a `spread`.
+    pub(super) spread: &'a [SpreadBlock],
+}
+
 /// What an instruction set does with panels of one weight type. Functions need that instruction set.
 pub(super) struct PanelKernel {
     /// Bytes of a weight block.
     pub(super) block_bytes: usize,
     /// Blocks that `unpack` takes at once.
     pub(super) unpack_blocks: usize,
+    /// Spreads the blocks of an activation row, once for all panels.
+    pub(super) spread: Option<unsafe fn(&[u8], &mut [SpreadBlock])>,
+    /// Asks for the first bytes of the weights of a piece of work with one activation row.
+    pub(super) begin: Option<unsafe fn(&[u8])>,
     /// The products of all blocks of a span with a whole activation row.
-    pub(super) one: unsafe fn(&Span<'_>, &[u8]) -> Sums,
+    pub(super) one: unsafe fn(&Span<'_>, One<'_>) -> Sums,
     /// Transposes up to `unpack_blocks` blocks.
     pub(super) unpack: unsafe fn(&Span<'_>, &mut Unpacked),
     /// Adds the products of unpacked blocks, of which the argument is the first, with whole activation rows.
@@ -121,6 +154,7 @@ struct Scratch {
 }
 
 thread_local! {
+    static SPREAD: RefCell<Vec<SpreadBlock>> = const { RefCell::new(Vec::new()) };
     static SCRATCH: RefCell<Box<Scratch>> = RefCell::new(Box::new(Scratch {
         unpacked: Unpacked::new(),
         parts: [[[0.0; PANEL_ROWS]; STRIP_ROWS]; SEGMENTS_MAX],
@@ -156,6 +190,13 @@ fn write_part(out: &mut [f32], sums: &Sums) {
     out.copy_from_slice(&sums[..out.len()]);
 }
 
+/// The panels of weight rows; the last may be short.
+fn panels(rows: &Range<usize>) -> impl Iterator<Item = Range<usize>> + use<> {
+    let end = rows.end;
+    let starts = rows.clone().step_by(PANEL_ROWS);
+    starts.map(move |start| start..(start + PANEL_ROWS).min(end))
+}
+
 /// One product in panels.
 pub(super) struct Panels<'a> {
     pub(super) kernel: &'static PanelKernel,
@@ -167,16 +208,50 @@ impl<'a> Panels<'a> {
     /// Computes the outputs of weight rows `rows` with up to [`STRIP_ROWS`] activation rows, which are output rows
     /// from `first` on.
     pub(super) fn run(&self, rows: &Range<usize>, acts: &[&[u8]], first: usize, out: &Output<'_>) {
-        for start in rows.clone().step_by(PANEL_ROWS) {
-            let panel = start..(start + PANEL_ROWS).min(rows.end);
-            if acts.len() <= ONE_BY_ONE_MAX {
-                self.with_rows(&panel, |rows| {
-                    self.one_by_one(rows, &panel, (acts, first), out)
-                });
-            } else {
+        if acts.len() > ONE_BY_ONE_MAX {
+            for panel in panels(rows) {
                 self.with_rows(&panel, |rows| self.many(rows, &panel, (acts, first), out));
             }
+            return;
         }
+        if let Some(begin) = self.kernel.begin {
+            let row_bytes = self.w.row_bytes();
+            let weights = &self.w.bytes[rows.start * row_bytes..rows.end * row_bytes];
+            #[allow(unsafe_code, reason = "calls a kernel built for more features")]
+            // SAFETY: whoever made the table promised that the processor can run it where it is handed out.
+            unsafe {
+                begin(weights);
+            }
+        }
+        for (row, act) in (first..).zip(acts) {
+            self.with_spread(act, |act| {
+                for panel in panels(rows) {
+                    self.with_rows(&panel, |rows| self.one(rows, &panel, (act, row), out));
+                }
+            });
+        }
+    }
+
+    /// Calls `with` with an activation row, spread if the kernel wants that.
+    fn with_spread(&self, act: &[u8], with: impl FnOnce(One<'_>)) {
+        let Some(spread) = self.kernel.spread else {
+            return with(One { act, spread: &[] });
+        };
+        SPREAD.with_borrow_mut(|blocks| {
+            blocks.resize(
+                self.w.row_bytes() / self.kernel.block_bytes,
+                SpreadBlock::ZERO,
+            );
+            #[allow(unsafe_code, reason = "calls a kernel built for more features")]
+            // SAFETY: whoever made the table promised that the processor can run it where it is handed out.
+            unsafe {
+                spread(act, blocks);
+            }
+            with(One {
+                act,
+                spread: blocks,
+            });
+        });
     }
 
     /// Calls `with` with the rows of a panel.
@@ -201,24 +276,22 @@ impl<'a> Panels<'a> {
         }
     }
 
-    fn one_by_one(
+    fn one(
         &self,
         rows: PanelRows<'_>,
         panel: &Range<usize>,
-        (acts, first): (&[&[u8]], usize),
+        (act, row): (One<'_>, usize),
         out: &Output<'_>,
     ) {
-        for (j, act) in acts.iter().enumerate() {
-            let mut parts = [[0.0; PANEL_ROWS]; SEGMENTS_MAX];
-            for (segment, part) in parts.iter_mut().enumerate().take(self.segments) {
-                let span = self.span(rows, segment);
-                #[allow(unsafe_code, reason = "calls a kernel built for more features")]
-                // SAFETY: whoever made the table promised that the processor can run it where it is handed out.
-                let sums = unsafe { (self.kernel.one)(&span, act) };
-                *part = sums;
-            }
-            write(out, first + j, panel, tree(&mut parts[..self.segments]));
+        let mut parts = [[0.0; PANEL_ROWS]; SEGMENTS_MAX];
+        for (segment, part) in parts.iter_mut().enumerate().take(self.segments) {
+            let span = self.span(rows, segment);
+            #[allow(unsafe_code, reason = "calls a kernel built for more features")]
+            // SAFETY: whoever made the table promised that the processor can run it where it is handed out.
+            let sums = unsafe { (self.kernel.one)(&span, act) };
+            *part = sums;
         }
+        write(out, row, panel, tree(&mut parts[..self.segments]));
     }
 
     fn many(

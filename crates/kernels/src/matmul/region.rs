@@ -10,6 +10,9 @@ use super::panel::PANEL_ROWS;
 use super::{MatmulTask, Output, Product, Rows};
 use crate::{Acts, Isa, Matrix, Pool, swiglu};
 
+/// Up to so many activation rows reading the weights takes longer than computing with them.
+const FEW_ROWS: usize = 4;
+
 /// A gate and what it lets through: `out[r * rows + j] = silu(dot(gate row j, a_r)) * dot(up row j, a_r)`.
 #[derive(Debug)]
 pub struct GatedTask<'a> {
@@ -64,15 +67,22 @@ impl<'a> Job<'a> {
         }
     }
 
-    /// Weight rows in one piece: enough bytes to be worth handing out, few enough that all threads end together.
-    fn piece_rows(&self) -> usize {
-        let bytes = if self.product.act_rows.len() <= 4 {
-            64 * 1024
+    /// Bytes of weights behind one output column.
+    fn column_bytes(&self) -> usize {
+        let of_gated = self.gated.as_ref().map_or(0, |up| up.w.row_bytes());
+        (self.product.w.row_bytes() + of_gated).max(1)
+    }
+
+    /// Weight rows in the next piece, when all threads together have `left` bytes of weights before them. With few
+    /// activation rows memory is the limit, and long runs suit it, but threads must end together: pieces shrink
+    /// towards the end. With many the weights of a piece stay in the second cache for all activation rows.
+    fn piece_rows(&self, left: usize, threads: usize) -> usize {
+        let bytes = if self.product.act_rows.len() <= FEW_ROWS {
+            (left / (4 * threads)).clamp(64 << 10, 256 << 10)
         } else {
-            32 * 1024
+            32 << 10
         };
-        let together = if self.gated.is_some() { 2 } else { 1 };
-        let rows = bytes / (self.product.w.row_bytes() * together).max(1);
+        let rows = bytes / self.column_bytes();
         (rows / PANEL_ROWS).max(1) * PANEL_ROWS
     }
 
@@ -122,11 +132,17 @@ pub fn parallel_gated(pool: &Pool, isa: Isa, tasks: &mut [GatedTask<'_>]) {
 
 fn run(pool: &Pool, isa: Isa, jobs: Vec<Job<'_>>) {
     assert!(isa.available(), "{isa} kernels on a processor without it");
+    let bytes = |job: &Job<'_>| job.product.w.rows * job.column_bytes();
+    let mut left: usize = jobs.iter().map(bytes).sum();
     let mut pieces = Vec::new();
     for (index, job) in jobs.iter().enumerate() {
-        let (step, end) = (job.piece_rows(), job.product.w.rows);
-        let starts = (0..end).step_by(step);
-        pieces.extend(starts.map(|start| (index, start..(start + step).min(end))));
+        let (mut start, end) = (0, job.product.w.rows);
+        while start < end {
+            let stop = (start + job.piece_rows(left, pool.threads())).min(end);
+            pieces.push((index, start..stop));
+            left -= (stop - start) * job.column_bytes();
+            start = stop;
+        }
     }
     pool.run(pieces.len(), &|index| {
         let (job, rows) = &pieces[index];

@@ -3,8 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::super::panel::PanelRows;
-use super::{act_scale, columns, four};
-use crate::acts::Q8K_SUMS;
+use super::{act_scale, columns};
 
 /// The header of a Q4_K or Q5_K block, one byte for each scale and min: those of groups `4 i .. 4 i + 4` in lane `r` of
 /// vector `i`.
@@ -114,22 +113,6 @@ pub(super) unsafe fn halves(rows: PanelRows<'_>, at: usize) -> __m512 {
         _mm256_castsi128_si256(low),
         high,
     ))
-}
-
-/// Products of one block's group sums.
-///
-/// # Safety
-/// `act` must be a block of activations.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
-pub(super) unsafe fn with_sums(of_sums: &[__m512i; 8], act: *const u8) -> __m512i {
-    let mut sums = [_mm512_setzero_si512(); 2];
-    for (j, of_sums) in of_sums.iter().enumerate() {
-        // SAFETY: eight pairs of sums follow the quants.
-        let pair = unsafe { four(act, Q8K_SUMS + 4 * j) };
-        sums[j % 2] = _mm512_dpwssd_epi32(sums[j % 2], *of_sums, pair);
-    }
-    _mm512_add_epi32(sums[0], sums[1])
 }
 
 /// Ends a block: `acc + d * sum`, and less `dmin * min_sum` where there are mins.

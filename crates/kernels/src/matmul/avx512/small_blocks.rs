@@ -2,7 +2,9 @@
 
 use std::arch::x86_64::*;
 
-use super::super::panel::{PANEL_ROWS, PanelKernel, PanelRows, SMALL_BLOCKS, Span, Sums, Unpacked};
+use super::super::panel::{
+    One, PANEL_ROWS, PanelKernel, PanelRows, SMALL_BLOCKS, Span, Sums, Unpacked,
+};
 use super::scales::halves;
 use super::{act_scale, columns, four, load_sums, prefetch, store_sums};
 use crate::acts::Q8_0_BYTES;
@@ -31,6 +33,8 @@ macro_rules! kernel {
         pub(in super::super) static $name: PanelKernel = PanelKernel {
             block_bytes: <$ty as SmallBlock>::BYTES,
             unpack_blocks: SMALL_BLOCKS,
+            spread: None,
+            begin: None,
             one: one::<$ty>,
             unpack: unpack::<$ty>,
             many: many::<$ty>,
@@ -114,7 +118,7 @@ unsafe fn finish(acc: __m512, sum: __m512i, d: __m512, act: *const u8) -> __m512
 
 /// See [`PanelKernel::one`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
-unsafe fn one<K: SmallBlock>(span: &Span<'_>, act: &[u8]) -> Sums {
+unsafe fn one<K: SmallBlock>(span: &Span<'_>, One { act, .. }: One<'_>) -> Sums {
     span.check(K::BYTES);
     assert!(span.blocks.end <= act.len() / Q8_0_BYTES, "activations");
     let mut acc = _mm512_setzero_ps();

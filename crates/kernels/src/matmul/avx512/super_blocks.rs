@@ -40,6 +40,8 @@ macro_rules! kernel {
         pub(in super::super) static $name: PanelKernel = PanelKernel {
             block_bytes: <$ty as SuperBlock>::BYTES,
             unpack_blocks: 1,
+            spread: Some(one_row::spread::<$ty>),
+            begin: Some(one_row::begin),
             one: one_row::one::<$ty>,
             unpack: many_rows::unpack::<$ty, $groups>,
             many: many_rows::many::<$ty, $groups>,
