@@ -76,19 +76,33 @@ pub fn texts(joined: usize) -> Vec<Vec<u32>> {
     texts
 }
 
-/// Compares the logits after every token of `texts` with those of the f32 cache.
+/// A model with a type of cache.
+pub type Variant = (Arc<Checkpoint>, KvType);
+
+/// Compares the logits of caches of one model after every token of `texts` with those of its f32 cache.
 pub fn distances<const N: usize>(
     checkpoint: &Arc<Checkpoint>,
     texts: &[Vec<u32>],
     types: [KvType; N],
 ) -> [Distance; N] {
-    let vocab = checkpoint.arch().vocab;
-    let mut found = types.map(|_| Distance::default());
+    let of = |kv| (Arc::clone(checkpoint), kv);
+    distances_from(&of(KvType::F32), texts, types.map(of))
+}
+
+/// Compares the logits of models with the same vocabulary after every token of `texts` with those of `exact`.
+pub fn distances_from<const N: usize>(
+    exact: &Variant,
+    texts: &[Vec<u32>],
+    others: [Variant; N],
+) -> [Distance; N] {
+    let vocab = exact.0.arch().vocab;
+    let mut found = others.clone().map(|_| Distance::default());
     let exec = exec(Isa::detect(), 2);
     for text in texts {
-        let chain = |kv| (Chain::whole(checkpoint, &exec, kv), Seq::new(1, text));
-        let mut exact = chain(KvType::F32);
-        let mut others = types.map(chain);
+        let chain =
+            |(checkpoint, kv): &Variant| (Chain::whole(checkpoint, &exec, *kv), Seq::new(1, text));
+        let mut exact = chain(exact);
+        let mut others = others.each_ref().map(chain);
         while (exact.1.len as usize) < text.len() {
             let rows = ROWS.min(text.len() as u32 - exact.1.len);
             let logits = |(chain, seq): &mut (Chain, Seq)| {
