@@ -13,7 +13,7 @@ use std::arch::x86_64::*;
 use crate::WeightType;
 use crate::weight::{bf16_to_f32, f16_to_f32};
 
-use super::avx2::{load, load_half, prefetch};
+use super::avx2::{load, load_half, prefetch_row};
 use super::scalar::FLOAT_LANES;
 use super::tile::{LANES, Operands, Parts, Tile, finish_lanes, part};
 
@@ -139,7 +139,7 @@ fn span<K: FloatRow<BYTES>, const BYTES: usize, const W: usize, const A: usize>(
         for i in 0..W {
             let chunk = &wide[i][b];
             if A == 1 {
-                prefetch(chunk, ahead);
+                prefetch_row(chunk, ahead);
             }
             for v in 0..4 {
                 // SAFETY: this function has the features that `widen` needs.
@@ -197,7 +197,8 @@ pub(super) fn tree_of_eight(eight: __m256) -> f32 {
 fn finish(v: [__m256; 4], weights: impl Iterator<Item = f32>, acts: &[u8]) -> f32 {
     let mut lanes = [0f32; FLOAT_LANES];
     for (v, out) in v.into_iter().zip(lanes.as_chunks_mut::<8>().0) {
-        *out = super::avx2::store(v);
+        // SAFETY: eight floats are stored into an array of eight.
+        unsafe { _mm256_storeu_ps(out.as_mut_ptr(), v) };
     }
     finish_lanes(&mut lanes, weights, acts)
 }

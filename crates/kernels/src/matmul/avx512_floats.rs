@@ -13,7 +13,7 @@ use std::arch::x86_64::*;
 use crate::WeightType;
 use crate::weight::{bf16_to_f32, f16_to_f32};
 
-use super::avx2::{load, prefetch};
+use super::avx2::{load, prefetch_row};
 use super::avx2_floats::tree_of_eight;
 use super::avx512::load_double;
 use super::scalar::FLOAT_LANES;
@@ -141,7 +141,7 @@ fn span<K: FloatRow<BYTES>, const BYTES: usize, const W: usize, const A: usize>(
         for i in 0..W {
             let chunk = &wide[i][b];
             if A == 1 {
-                prefetch(chunk, ahead);
+                prefetch_row(chunk, ahead);
             }
             for v in 0..2 {
                 // SAFETY: this function has the features that `widen` needs.

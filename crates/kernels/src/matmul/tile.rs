@@ -110,6 +110,7 @@ pub(super) fn part(row: &[u8], index: usize, count: usize) -> &[u8] {
 }
 
 /// The blocks of one segment of the first `W` weight and `A` activation rows, all with as many as the first weight row.
+#[cfg(target_arch = "aarch64")]
 #[inline(always)]
 #[allow(
     clippy::type_complexity,
@@ -153,12 +154,14 @@ pub(super) fn finish_lanes(
 }
 
 /// The little-endian number at a constant place of a block.
+#[cfg(target_arch = "aarch64")]
 #[inline]
 pub(super) fn u16_at<const N: usize>(bytes: &[u8; N], at: usize) -> u16 {
     u16::from_le_bytes([bytes[at], bytes[at + 1]])
 }
 
 /// The little-endian float at a constant place of a block.
+#[cfg(target_arch = "aarch64")]
 #[inline]
 pub(super) fn f32_at<const N: usize>(bytes: &[u8; N], at: usize) -> f32 {
     f32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
