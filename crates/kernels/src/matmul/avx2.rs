@@ -16,6 +16,7 @@
 mod small_blocks;
 mod super_blocks;
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::avx2_floats;
@@ -139,6 +140,16 @@ fn nibbles(packed: [__m256i; 4]) -> [[__m256i; 4]; 2] {
         q[1][i] = _mm256_and_si256(_mm256_srli_epi16::<4>(packed[i]), nibble);
     }
     q
+}
+
+/// The same value, computed here and now: the compiler may not regroup a sum across this. Sums of many products,
+/// regrouped, need more registers than there are.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn pinned(mut v: __m256i) -> __m256i {
+    // SAFETY: no instruction at all.
+    unsafe { asm!("/* {0} */", inout(ymm_reg) v, options(nomem, nostack, preserves_flags)) };
+    v
 }
 
 /// Asks for `bytes` bytes of every row of the panel after this one, as many as block `block` takes. They are asked for

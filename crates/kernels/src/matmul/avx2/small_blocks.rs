@@ -4,7 +4,8 @@ use std::arch::x86_64::*;
 
 use super::super::panel::{PANEL_ROWS, PanelKernel, SMALL_BLOCKS, Span, Sums, Unpacked};
 use super::{
-    Eight, act_scale, four, load_quants, load_sums, nibbles, prefetch, store_quants, store_sums,
+    Eight, act_scale, four, load_quants, load_sums, nibbles, pinned, prefetch, store_quants,
+    store_sums,
 };
 use crate::acts::Q8_0_BYTES;
 
@@ -19,11 +20,11 @@ trait SmallBlock {
     /// Needs AVX2; every row must have a block there.
     unsafe fn quants(rows: Eight) -> [__m256i; 8];
 
-    /// Where a block's sum starts.
+    /// What is added to the sum of a block in the end: it takes off what quants are too large by.
     ///
     /// # Safety
     /// Needs AVX2; `act` must be a block of activations.
-    unsafe fn start(act: *const u8) -> __m256i;
+    unsafe fn offset(act: *const u8) -> __m256i;
 
     /// Adds the products of four columns to a sum.
     ///
@@ -35,7 +36,7 @@ trait SmallBlock {
     ///
     /// # Safety
     /// Needs AVX2.
-    unsafe fn widen(sum: __m256i) -> __m256i;
+    unsafe fn widen(sum: __m256i, offset: __m256i) -> __m256i;
 }
 
 struct TypeQ8_0;
@@ -75,7 +76,7 @@ impl SmallBlock for TypeQ8_0 {
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn start(_act: *const u8) -> __m256i {
+    unsafe fn offset(_act: *const u8) -> __m256i {
         _mm256_setzero_si256()
     }
 
@@ -88,7 +89,7 @@ impl SmallBlock for TypeQ8_0 {
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn widen(sum: __m256i) -> __m256i {
+    unsafe fn widen(sum: __m256i, _offset: __m256i) -> __m256i {
         sum
     }
 }
@@ -110,7 +111,7 @@ impl SmallBlock for TypeQ4_0 {
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn start(act: *const u8) -> __m256i {
+    unsafe fn offset(act: *const u8) -> __m256i {
         // SAFETY: 32 quants follow the scale; the load asks for no alignment.
         let quants = unsafe { _mm256_loadu_si256(act.add(4).cast()) };
         let eights = _mm256_maddubs_epi16(_mm256_set1_epi8(8), quants);
@@ -129,7 +130,8 @@ impl SmallBlock for TypeQ4_0 {
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn widen(sum: __m256i) -> __m256i {
+    unsafe fn widen(sum: __m256i, offset: __m256i) -> __m256i {
+        let sum = _mm256_add_epi16(sum, offset);
         _mm256_madd_epi16(sum, _mm256_set1_epi16(1))
     }
 }
@@ -152,15 +154,15 @@ unsafe fn one<K: SmallBlock>(span: &Span<'_>, act: &[u8]) -> Sums {
         // SAFETY: block and activations are there by the assertions; the features are those of this function.
         unsafe {
             let act = act.as_ptr().add(block * Q8_0_BYTES);
-            let (start, scale) = (K::start(act), act_scale(act));
+            let (offset, scale) = (K::offset(act), act_scale(act));
             for half in 0..2 {
                 let rows = Eight::of(span.rows, half, block * K::BYTES);
                 let q = K::quants(rows);
-                let mut sum = start;
+                let mut sum = _mm256_setzero_si256();
                 for i in 0..8 {
                     sum = K::add(sum, q[i], four(act, 4 + 4 * i));
                 }
-                acc[half] = finish(acc[half], K::widen(sum), rows.halves(0), scale);
+                acc[half] = finish(acc[half], K::widen(sum, offset), rows.halves(0), scale);
             }
         }
     }
@@ -186,8 +188,8 @@ unsafe fn unpack<K: SmallBlock>(span: &Span<'_>, out: &mut Unpacked) {
                 (rows.halves(0), K::quants(rows))
             };
             store_sums(&mut out.d[i], half, d);
-            for (line, q) in out.q[8 * i..].iter_mut().zip(q) {
-                store_quants(line, half, q);
+            for k in 0..8 {
+                store_quants(&mut out.q[8 * i + k], half, q[k]);
             }
         }
     }
@@ -199,27 +201,18 @@ unsafe fn many<K: SmallBlock>(w: &Unpacked, block: usize, acts: &[&[u8]], sums: 
     for act in acts {
         assert!((block + w.blocks) * Q8_0_BYTES <= act.len(), "activations");
     }
-    let mut sums = sums;
-    let mut acts = acts;
-    // SAFETY: activations are there by the assertion; the features are those of this function.
-    unsafe {
-        while let Some((four, rest)) = acts.split_first_chunk::<4>() {
-            let (out, others) = sums.split_at_mut(4);
-            tile::<K, 4>(w, block, four, out);
-            (acts, sums) = (rest, others);
-        }
-        macro_rules! rest {
-            ($($n:literal),*) => {
-                match acts.len() {
-                    $($n => if let Some(part) = acts.first_chunk::<$n>() {
-                        tile::<K, $n>(w, block, part, sums);
-                    })*
-                    _ => {}
-                }
-            };
-        }
-        rest!(1, 2, 3);
+    let (mut sums, mut acts) = (sums, acts);
+    macro_rules! tiles {
+        ($($n:literal),*) => {
+            $(while let Some((part, rest)) = acts.split_first_chunk::<$n>() {
+                let (out, others) = sums.split_at_mut($n);
+                // SAFETY: activations are there by the assertion; the features are those of this function.
+                unsafe { tile::<K, $n>(w, block, part, out) };
+                (acts, sums) = (rest, others);
+            })*
+        };
     }
+    tiles!(4, 2, 1);
 }
 
 /// The unpacked blocks with `A` activation rows.
@@ -239,25 +232,22 @@ unsafe fn tile<K: SmallBlock, const A: usize>(
             let acts: [*const u8; A] =
                 std::array::from_fn(|j| acts[j].as_ptr().add((block + b) * Q8_0_BYTES));
             let mut sum = [[_mm256_setzero_si256(); 2]; A];
-            for j in 0..A {
-                sum[j] = [K::start(acts[j]); 2];
-            }
             for i in 0..8 {
                 let line = &w.q[8 * b + i];
                 let q = [load_quants(line, 0), load_quants(line, 1)];
                 for j in 0..A {
                     let a = four(acts[j], 4 + 4 * i);
                     for half in 0..2 {
-                        sum[j][half] = K::add(sum[j][half], q[half], a);
+                        sum[j][half] = pinned(K::add(sum[j][half], q[half], a));
                     }
                 }
             }
             for j in 0..A {
-                let scale = act_scale(acts[j]);
+                let (offset, scale) = (K::offset(acts[j]), act_scale(acts[j]));
                 for half in 0..2 {
                     let (d, acc) = (load_sums(&w.d[b], half), load_sums(&sums[j], half));
-                    let acc = finish(acc, K::widen(sum[j][half]), d, scale);
-                    store_sums(&mut sums[j], half, acc);
+                    let total = K::widen(sum[j][half], offset);
+                    store_sums(&mut sums[j], half, finish(acc, total, d, scale));
                 }
             }
         }

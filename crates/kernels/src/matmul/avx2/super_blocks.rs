@@ -8,8 +8,8 @@ use std::arch::x86_64::*;
 
 use super::super::panel::{PANEL_ROWS, PanelKernel, Span, Sums, Unpacked};
 use super::{
-    Eight, act_scale, four, load_line, load_quants, load_sums, nibbles, prefetch, store_line,
-    store_quants, store_sums,
+    Eight, act_scale, four, load_line, load_quants, load_sums, nibbles, pinned, prefetch,
+    store_line, store_quants, store_sums,
 };
 use crate::acts::{Q8K_BYTES, Q8K_SUMS};
 
@@ -475,27 +475,18 @@ unsafe fn many<K: SuperBlock<GROUPS>, const GROUPS: usize>(
     for act in acts {
         assert!((block + 1) * Q8K_BYTES <= act.len(), "activations");
     }
-    let mut sums = sums;
-    let mut acts = acts;
-    // SAFETY: activations are there by the assertion; the features are those of this function.
-    unsafe {
-        while let Some((four, rest)) = acts.split_first_chunk::<4>() {
-            let (out, others) = sums.split_at_mut(4);
-            tile::<K, GROUPS, 4>(w, block, four, out);
-            (acts, sums) = (rest, others);
-        }
-        macro_rules! rest {
-            ($($n:literal),*) => {
-                match acts.len() {
-                    $($n => if let Some(part) = acts.first_chunk::<$n>() {
-                        tile::<K, GROUPS, $n>(w, block, part, sums);
-                    })*
-                    _ => {}
-                }
-            };
-        }
-        rest!(1, 2, 3);
+    let (mut sums, mut acts) = (sums, acts);
+    macro_rules! tiles {
+        ($($n:literal),*) => {
+            $(while let Some((part, rest)) = acts.split_first_chunk::<$n>() {
+                let (out, others) = sums.split_at_mut($n);
+                // SAFETY: activations are there by the assertion; the features are those of this function.
+                unsafe { tile::<K, GROUPS, $n>(w, block, part, out) };
+                (acts, sums) = (rest, others);
+            })*
+        };
     }
+    tiles!(2, 1);
 }
 
 /// One block with `A` activation rows.
@@ -525,7 +516,7 @@ unsafe fn tile<K: SuperBlock<GROUPS>, const GROUPS: usize, const A: usize>(
                     let a = unsafe { four(acts[j], 4 + 4 * step) };
                     for half in 0..2 {
                         let products = _mm256_maddubs_epi16(q[half], a);
-                        sum[j][half] = _mm256_add_epi16(sum[j][half], products);
+                        sum[j][half] = pinned(_mm256_add_epi16(sum[j][half], products));
                     }
                 }
             }
