@@ -13,6 +13,7 @@
     reason = "constant ranges over several arrays at once, which unroll"
 )]
 
+mod headers;
 mod small_blocks;
 mod super_blocks;
 
@@ -248,7 +249,7 @@ pub(super) fn prefetch_row<const N: usize>(block: &[u8; N], ahead: usize) {
         #[allow(unused_unsafe, reason = "older standard libraries call it unsafe")]
         // SAFETY: a prefetch reads nothing and may name any address.
         unsafe {
-            _mm_prefetch::<_MM_HINT_T0>(address.cast());
+            _mm_prefetch::<_MM_HINT_T1>(address.cast());
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What a tile is: a few weight rows against a few activation rows, up to eight outputs at once.
+//! What a tile is: a few weight rows against a few activation rows, up to twelve outputs at once.
 //!
 //! Owns the operands of a tile, the choice of a tile for the rows at hand, and the tree over segments, which
 //! is the same for every instruction set.
@@ -11,7 +11,7 @@ pub(super) const W_MAX: usize = 4;
 /// The most activation rows in a tile.
 pub(super) const A_MAX: usize = 8;
 /// The most outputs of a tile.
-pub(super) const LANES: usize = 8;
+pub(super) const LANES: usize = 12;
 
 /// The rows of one tile, whole; a tile cuts them into segments.
 pub(super) struct Operands<'a> {

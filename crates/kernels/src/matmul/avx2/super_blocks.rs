@@ -7,6 +7,7 @@
 use std::arch::x86_64::*;
 
 use super::super::panel::{PANEL_ROWS, PanelKernel, Span, Sums, Unpacked};
+use super::headers::{Header, eight_bit_header, six_bit_header};
 use super::{
     Eight, act_scale, four, load_line, load_quants, load_sums, nibbles, pinned, prefetch,
     store_line, store_quants, store_sums,
@@ -15,17 +16,6 @@ use crate::acts::{Q8K_BYTES, Q8K_SUMS};
 
 /// Sixteen columns.
 type Quad = [__m256i; 4];
-
-/// The scales of one block of eight rows.
-struct Header<const GROUPS: usize> {
-    /// Integer scale of each group of columns, twice in each lane.
-    scales: [__m256i; GROUPS],
-    /// What pairs of group sums are multiplied by: mins and sums of 32, or scales and sums of 16.
-    of_sums: [__m256i; 8],
-    d: __m256,
-    /// Scale of the products with the sums; unused where those belong to the integer sum.
-    dmin: __m256,
-}
 
 /// What differs between the types.
 trait SuperBlock<const GROUPS: usize> {
@@ -185,26 +175,8 @@ impl SuperBlock<16> for TypeQ6K {
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn header(rows: Eight) -> Header<16> {
-        // SAFETY: 16 bytes of scales, and the last two bytes of a block.
-        let (stored, d) = unsafe { (rows.columns(192), rows.halves(208)) };
-        let mut scales = [_mm256_setzero_si256(); 16];
-        for (j, scale) in scales.iter_mut().enumerate() {
-            let byte = (j % 4) as u32;
-            let twice = per_lane(0x00ff_00ff | byte << 24 | byte << 8);
-            *scale = _mm256_srai_epi16::<8>(_mm256_shuffle_epi8(stored[j / 4], twice));
-        }
-        let mut of_sums = [_mm256_setzero_si256(); 8];
-        for (j, of_sums) in of_sums.iter_mut().enumerate() {
-            let byte = (2 * j % 4) as u32;
-            let two = per_lane(0x00ff_00ff | (byte + 1) << 24 | byte << 8);
-            *of_sums = _mm256_srai_epi16::<8>(_mm256_shuffle_epi8(stored[j / 2], two));
-        }
-        Header {
-            scales,
-            of_sums,
-            d,
-            dmin: d,
-        }
+        // SAFETY: a whole block.
+        unsafe { eight_bit_header(rows) }
     }
 
     #[inline]
@@ -233,76 +205,6 @@ impl SuperBlock<16> for TypeQ6K {
         }
         pair
     }
-}
-
-/// A byte shuffle that takes the bytes of `pattern` (little-endian; `0xff` gives zero) within each lane of 32 bits.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn per_lane(pattern: u32) -> __m256i {
-    let pattern = _mm_set1_epi32(pattern.cast_signed());
-    let lanes = _mm_add_epi8(
-        pattern,
-        _mm_setr_epi32(0, 0x0404_0404, 0x0808_0808, 0x0c0c_0c0c),
-    );
-    let zero = _mm_cmpeq_epi8(pattern, _mm_set1_epi8(-1));
-    _mm256_broadcastsi128_si256(_mm_or_si128(lanes, zero))
-}
-
-/// `d`, `dmin` and the packed six-bit scales and mins (see `dequant::scales_and_mins`).
-///
-/// # Safety
-/// Every row must have 16 bytes there.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn six_bit_header(rows: Eight) -> Header<8> {
-    // SAFETY: the caller's promise.
-    let [deltas, low_scales, low_mins, high] = unsafe { rows.columns(0) };
-    let six = _mm256_set1_epi8(0x3f);
-    let four_bits = _mm256_set1_epi8(0x0f);
-    let top = _mm256_set1_epi8(0x30);
-    let join = |high: __m256i, low: __m256i| {
-        _mm256_or_si256(
-            _mm256_and_si256(high, four_bits),
-            _mm256_and_si256(_mm256_srli_epi16::<2>(low), top),
-        )
-    };
-    let scales = [_mm256_and_si256(low_scales, six), join(high, low_scales)];
-    let mins = [
-        _mm256_and_si256(low_mins, six),
-        join(_mm256_srli_epi16::<4>(high), low_mins),
-    ];
-    let (d, dmin) = two_halves(deltas);
-    let mut header = Header {
-        scales: [_mm256_setzero_si256(); 8],
-        of_sums: [_mm256_setzero_si256(); 8],
-        d,
-        dmin,
-    };
-    for j in 0..8 {
-        let byte = (j % 4) as u32;
-        let twice = per_lane(0xff00_ff00 | byte << 16 | byte);
-        header.scales[j] = _mm256_shuffle_epi8(scales[j / 4], twice);
-    }
-    for j in 0..4 {
-        let byte = (2 * j % 4) as u32;
-        let two = per_lane(0xff00_ff00 | (byte + 1) << 16 | byte);
-        header.of_sums[j] = _mm256_shuffle_epi8(mins[j / 2], two);
-    }
-    header
-}
-
-/// The lower and the upper f16 of each lane.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn two_halves(v: __m256i) -> (__m256, __m256) {
-    let low = _mm256_and_si256(v, _mm256_set1_epi32(0xffff));
-    // Packing works within halves of the vector.
-    let packed = _mm256_packus_epi32(low, _mm256_srli_epi32::<16>(v));
-    let packed = _mm256_permute4x64_epi64::<0b11_01_10_00>(packed);
-    (
-        _mm256_cvtph_ps(_mm256_castsi256_si128(packed)),
-        _mm256_cvtph_ps(_mm256_extracti128_si256::<1>(packed)),
-    )
 }
 
 /// The pairs of group sums of a block of activations: of 32 columns each where there are mins, else of 16.
