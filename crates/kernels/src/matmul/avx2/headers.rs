@@ -4,9 +4,6 @@ use std::arch::x86_64::*;
 
 use super::Eight;
 
-/// Numbers of bytes in a lane.
-const BYTES: [u32; 4] = [0, 1, 2, 3];
-
 /// The scales of one block of eight rows.
 pub(super) struct Header<const GROUPS: usize> {
     /// Integer scale of each group of columns, twice in each lane.
@@ -61,15 +58,17 @@ pub(super) unsafe fn six_bit_header(rows: Eight) -> Header<8> {
         d,
         dmin,
     };
-    for j in 0..8 {
-        let byte = BYTES[j % 4];
+    for byte in 0..4u32 {
         let twice = per_lane(0xff00_ff00 | byte << 16 | byte);
-        header.scales[j] = _mm256_shuffle_epi8(scales[j / 4], twice);
+        for i in 0..2 {
+            header.scales[4 * i + byte as usize] = _mm256_shuffle_epi8(scales[i], twice);
+        }
     }
-    for j in 0..4 {
-        let byte = BYTES[2 * j % 4];
-        let two = per_lane(0xff00_ff00 | (byte + 1) << 16 | byte);
-        header.of_sums[j] = _mm256_shuffle_epi8(mins[j / 2], two);
+    for pair in 0..2u32 {
+        let two = per_lane(0xff00_ff00 | (2 * pair + 1) << 16 | (2 * pair));
+        for i in 0..2 {
+            header.of_sums[2 * i + pair as usize] = _mm256_shuffle_epi8(mins[i], two);
+        }
     }
     header
 }
@@ -98,16 +97,20 @@ pub(super) unsafe fn eight_bit_header(rows: Eight) -> Header<16> {
     // SAFETY: 16 bytes of scales, and the last two bytes of a block.
     let (stored, d) = unsafe { (rows.columns(192), rows.halves(208)) };
     let mut scales = [_mm256_setzero_si256(); 16];
-    for (j, scale) in scales.iter_mut().enumerate() {
-        let byte = BYTES[j % 4];
+    for byte in 0..4u32 {
         let twice = per_lane(0x00ff_00ff | byte << 24 | byte << 8);
-        *scale = _mm256_srai_epi16::<8>(_mm256_shuffle_epi8(stored[j / 4], twice));
+        for i in 0..4 {
+            let spread = _mm256_shuffle_epi8(stored[i], twice);
+            scales[4 * i + byte as usize] = _mm256_srai_epi16::<8>(spread);
+        }
     }
     let mut of_sums = [_mm256_setzero_si256(); 8];
-    for (j, of_sums) in of_sums.iter_mut().enumerate() {
-        let byte = BYTES[2 * j % 4];
-        let two = per_lane(0x00ff_00ff | (byte + 1) << 24 | byte << 8);
-        *of_sums = _mm256_srai_epi16::<8>(_mm256_shuffle_epi8(stored[j / 2], two));
+    for pair in 0..2u32 {
+        let two = per_lane(0x00ff_00ff | (2 * pair + 1) << 24 | (2 * pair) << 8);
+        for i in 0..4 {
+            let spread = _mm256_shuffle_epi8(stored[i], two);
+            of_sums[2 * i + pair as usize] = _mm256_srai_epi16::<8>(spread);
+        }
     }
     Header {
         scales,

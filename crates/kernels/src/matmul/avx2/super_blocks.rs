@@ -140,20 +140,13 @@ impl SuperBlock<8> for TypeQ5K {
         let mut pair = nibbles(unsafe { rows.columns(48 + 32 * p + 16 * s) });
         let place = _mm256_set1_epi8(16);
         // Bits `2 p` and `2 p + 1` of each byte go to bit 4; the shifts work on pairs of bytes, the mask drops strangers.
-        for (k, quad) in pair.iter_mut().enumerate() {
-            for (q, high) in quad.iter_mut().zip(high) {
-                let bits = match 2 * p + k {
-                    0 => _mm256_slli_epi16::<4>(*high),
-                    1 => _mm256_slli_epi16::<3>(*high),
-                    2 => _mm256_slli_epi16::<2>(*high),
-                    3 => _mm256_slli_epi16::<1>(*high),
-                    4 => *high,
-                    5 => _mm256_srli_epi16::<1>(*high),
-                    6 => _mm256_srli_epi16::<2>(*high),
-                    _ => _mm256_srli_epi16::<3>(*high),
-                };
-                *q = _mm256_or_si256(*q, _mm256_and_si256(bits, place));
-            }
+        let count = _mm_set_epi64x(0, 2 * p as i64);
+        for i in 0..4 {
+            let bits = _mm256_srl_epi16(high[i], count);
+            let first = _mm256_and_si256(_mm256_slli_epi16::<4>(bits), place);
+            let second = _mm256_and_si256(_mm256_slli_epi16::<3>(bits), place);
+            pair[0][i] = _mm256_or_si256(pair[0][i], first);
+            pair[1][i] = _mm256_or_si256(pair[1][i], second);
         }
         pair
     }
