@@ -153,19 +153,19 @@ fn pinned(mut v: __m256i) -> __m256i {
     v
 }
 
-/// Asks for `bytes` bytes of every row of the panel after this one, as many as block `block` takes. They are asked for
-/// in the order in which they lie in memory. Past the end of the weights that asks for something useless, no more.
+/// Asks for `bytes` bytes of eight rows of the panel after this one, as many as half `half` of block `block` takes. They
+/// are asked for in the order in which they lie in memory. Past the end of the weights that asks for something useless, no more.
 #[inline(always)]
 #[allow(
     clippy::inline_always,
     reason = "once a block, and a call would spill every register"
 )]
-fn prefetch(rows: PanelRows<'_>, block: usize, bytes: usize) {
+fn prefetch_half(rows: PanelRows<'_>, (block, half): (usize, usize), bytes: usize) {
     let panel = PANEL_ROWS * rows.row_bytes();
     let ahead = rows
         .start()
-        .wrapping_add(panel + block * PANEL_ROWS * bytes);
-    for line in 0..(PANEL_ROWS * bytes).div_ceil(64) {
+        .wrapping_add(panel + (2 * block + half) * 8 * bytes);
+    for line in 0..(8 * bytes).div_ceil(64) {
         // SAFETY: a prefetch reads nothing, wherever it points.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(64 * line).cast()) };
     }
@@ -238,6 +238,18 @@ fn load_quants(line: &[u8; 4 * PANEL_ROWS], half: usize) -> __m256i {
 fn store_quants(line: &mut [u8; 4 * PANEL_ROWS], half: usize, v: __m256i) {
     // SAFETY: 32 of 64 bytes; the store asks for no alignment.
     unsafe { _mm256_storeu_si256(line.as_chunks_mut::<32>().0[half].as_mut_ptr().cast(), v) }
+}
+
+/// Asks for what a whole block takes; see [`prefetch_half`].
+#[inline(always)]
+#[allow(
+    clippy::inline_always,
+    reason = "once a block, and a call would spill every register"
+)]
+fn prefetch(rows: PanelRows<'_>, block: usize, bytes: usize) {
+    for half in 0..2 {
+        prefetch_half(rows, (block, half), bytes);
+    }
 }
 
 /// Asks for the bytes `ahead` of a block, which another tile will read.

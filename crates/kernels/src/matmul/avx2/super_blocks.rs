@@ -10,7 +10,7 @@ use super::super::panel::{PANEL_ROWS, PanelKernel, Span, Sums, Unpacked};
 use super::headers::{Header, eight_bit_header, six_bit_header};
 use super::{
     Eight, act_scale, four, load_line, load_quants, load_sums, nibbles, pinned, prefetch,
-    store_line, store_quants, store_sums,
+    prefetch_half, store_line, store_quants, store_sums,
 };
 use crate::acts::{Q8K_BYTES, Q8K_SUMS};
 
@@ -259,11 +259,11 @@ unsafe fn one<K: SuperBlock<GROUPS>, const GROUPS: usize>(span: &Span<'_>, act: 
     assert!(span.blocks.end <= act.len() / Q8K_BYTES, "activations");
     let mut sums = [0.0; PANEL_ROWS];
     for block in span.blocks.clone() {
-        prefetch(span.rows, block, K::BYTES);
         // SAFETY: block and activations are there by the assertions; the features are those of this function.
         unsafe {
             let act = act.as_ptr().add(block * Q8K_BYTES);
             for half in 0..2 {
+                prefetch_half(span.rows, (block, half), K::BYTES);
                 let rows = Eight::of(span.rows, half, block * K::BYTES);
                 let acc = load_sums(&sums, half);
                 let acc = if K::MINS {
