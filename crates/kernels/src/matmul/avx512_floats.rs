@@ -13,7 +13,7 @@ use std::arch::x86_64::*;
 use crate::WeightType;
 use crate::weight::{bf16_to_f32, f16_to_f32};
 
-use super::avx2::{load, prefetch};
+use super::avx2::{load, prefetch_row};
 use super::avx2_floats::tree_of_eight;
 use super::avx512::load_double;
 use super::scalar::FLOAT_LANES;
@@ -29,7 +29,7 @@ pub(super) fn tiles(ty: WeightType) -> &'static [Tile] {
             // SAFETY: `Product::new` hands these out for AVX-512 alone, whose presence its callers have checked.
             const TILES: &[Tile] = unsafe {
                 &[
-                    Tile::new(2, 4, tile::<$row, $bytes, 2, 4>),
+                    Tile::new(4, 3, tile::<$row, $bytes, 4, 3>),
                     Tile::new(4, 1, tile::<$row, $bytes, 4, 1>),
                 ]
             };
@@ -138,17 +138,21 @@ fn span<K: FloatRow<BYTES>, const BYTES: usize, const W: usize, const A: usize>(
     let acts = a.map(|row| row.as_chunks::<ACT_BYTES>().0);
     let mut acc = [[[_mm512_setzero_ps(); 2]; A]; W];
     for b in 0..wide[0].len() {
-        for i in 0..W {
-            let chunk = &wide[i][b];
-            if A == 1 {
-                prefetch(chunk, ahead);
+        if A == 1 {
+            for i in 0..W {
+                prefetch_row(&wide[i][b], ahead);
             }
-            for v in 0..2 {
+        }
+        for v in 0..2 {
+            let mut weights = [_mm512_setzero_ps(); W];
+            for i in 0..W {
                 // SAFETY: this function has the features that `widen` needs.
-                let weights = unsafe { K::widen(chunk, v) };
-                for j in 0..A {
-                    let x = _mm512_castsi512_ps(load_double(&acts[j][b], 64 * v));
-                    acc[i][j][v] = _mm512_fmadd_ps(weights, x, acc[i][j][v]);
+                weights[i] = unsafe { K::widen(&wide[i][b], v) };
+            }
+            for j in 0..A {
+                let x = _mm512_castsi512_ps(load_double(&acts[j][b], 64 * v));
+                for i in 0..W {
+                    acc[i][j][v] = _mm512_fmadd_ps(weights[i], x, acc[i][j][v]);
                 }
             }
         }

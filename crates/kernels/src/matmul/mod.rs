@@ -219,7 +219,10 @@ impl Method {
     fn of(isa: Isa, ty: WeightType) -> Method {
         match isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => Method::Tiles(avx2::tiles(ty)),
+            Isa::Avx2 => match avx2::kernel(ty) {
+                Some(kernel) => Method::Panels(kernel),
+                None => Method::Tiles(avx2::tiles(ty)),
+            },
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => match avx512::kernel(ty) {
                 Some(kernel) => Method::Panels(kernel),

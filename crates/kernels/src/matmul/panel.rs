@@ -55,7 +55,7 @@ impl<'a> PanelRows<'a> {
 pub(super) struct Unpacked {
     /// `q[s]`: columns `4 s .. 4 s + 4` of each row, unsigned.
     pub(super) q: [[u8; 4 * PANEL_ROWS]; 64],
-    /// Integer scales, one for each row, by group of 32 or 16 columns.
+    /// Integer scales, one for each row, by group of 32 or 16 columns; AVX2 has each twice, as `i16`.
     pub(super) scales: [[i32; PANEL_ROWS]; 16],
     /// Per row, what a pair of neighbouring group sums of the activations is multiplied by.
     pub(super) of_sums: [[[i16; 2]; PANEL_ROWS]; 8],

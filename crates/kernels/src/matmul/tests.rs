@@ -165,7 +165,7 @@ proptest! {
     fn every_isa_gives_the_scalar_bits(
         seed in any::<u64>(),
         ty in prop::sample::select(&WeightType::ALL[..]),
-        rows in 1usize..14,
+        rows in 1usize..20,
         blocks in 1usize..9,
         tail in 0usize..32,
         act_rows in 1usize..20,

@@ -1,4 +1,4 @@
-//! What a tile is: a few weight rows against a few activation rows, up to eight outputs at once.
+//! What a tile is: a few weight rows against a few activation rows, up to twelve outputs at once.
 //!
 //! Owns the operands of a tile, the choice of a tile for the rows at hand, and the tree over segments, which
 //! is the same for every instruction set.
@@ -11,7 +11,7 @@ pub(super) const W_MAX: usize = 4;
 /// The most activation rows in a tile.
 pub(super) const A_MAX: usize = 8;
 /// The most outputs of a tile.
-pub(super) const LANES: usize = 8;
+pub(super) const LANES: usize = 12;
 
 /// The rows of one tile, whole; a tile cuts them into segments.
 pub(super) struct Operands<'a> {
@@ -110,6 +110,7 @@ pub(super) fn part(row: &[u8], index: usize, count: usize) -> &[u8] {
 }
 
 /// The blocks of one segment of the first `W` weight and `A` activation rows, all with as many as the first weight row.
+#[cfg(target_arch = "aarch64")]
 #[inline(always)]
 #[allow(
     clippy::type_complexity,
@@ -153,12 +154,14 @@ pub(super) fn finish_lanes(
 }
 
 /// The little-endian number at a constant place of a block.
+#[cfg(target_arch = "aarch64")]
 #[inline]
 pub(super) fn u16_at<const N: usize>(bytes: &[u8; N], at: usize) -> u16 {
     u16::from_le_bytes([bytes[at], bytes[at + 1]])
 }
 
 /// The little-endian float at a constant place of a block.
+#[cfg(target_arch = "aarch64")]
 #[inline]
 pub(super) fn f32_at<const N: usize>(bytes: &[u8; N], at: usize) -> f32 {
     f32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
