@@ -129,6 +129,9 @@ pub(super) struct One<'a> {
     pub(super) spread: &'a [SpreadBlock],
 }
 
+/// Spreads whole blocks of an activation row.
+pub(super) type SpreadBlocks = unsafe fn(&[u8], &mut [SpreadBlock]);
+
 /// What an instruction set does with panels of one weight type. Functions need that instruction set.
 pub(super) struct PanelKernel {
     /// Bytes of a weight block.
@@ -136,7 +139,7 @@ pub(super) struct PanelKernel {
     /// Blocks that `unpack` takes at once.
     pub(super) unpack_blocks: usize,
     /// Spreads the blocks of an activation row, once for all panels.
-    pub(super) spread: Option<unsafe fn(&[u8], &mut [SpreadBlock])>,
+    pub(super) spread: Option<SpreadBlocks>,
     /// Asks for the first bytes of the weights of a piece of work with one activation row.
     pub(super) begin: Option<unsafe fn(&[u8])>,
     /// The products of all blocks of a span with a whole activation row.

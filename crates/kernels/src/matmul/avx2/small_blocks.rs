@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::super::panel::{PANEL_ROWS, PanelKernel, SMALL_BLOCKS, Span, Sums, Unpacked};
+use super::super::panel::{One, PANEL_ROWS, PanelKernel, SMALL_BLOCKS, Span, Sums, Unpacked};
 use super::{
     Eight, act_scale, four, load_quants, load_sums, nibbles, pinned, prefetch, store_quants,
     store_sums,
@@ -49,6 +49,8 @@ macro_rules! kernel {
         pub(in super::super) static $name: PanelKernel = PanelKernel {
             block_bytes: <$ty as SmallBlock>::BYTES,
             unpack_blocks: SMALL_BLOCKS,
+            spread: None,
+            begin: None,
             one: one::<$ty>,
             unpack: unpack::<$ty>,
             many: many::<$ty>,
@@ -145,7 +147,7 @@ fn finish(acc: __m256, sum: __m256i, d: __m256, scale: __m256) -> __m256 {
 
 /// See [`PanelKernel::one`].
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn one<K: SmallBlock>(span: &Span<'_>, act: &[u8]) -> Sums {
+unsafe fn one<K: SmallBlock>(span: &Span<'_>, One { act, .. }: One<'_>) -> Sums {
     span.check(K::BYTES);
     assert!(span.blocks.end <= act.len() / Q8_0_BYTES, "activations");
     let mut acc = [_mm256_setzero_ps(); 2];

@@ -6,7 +6,7 @@
 
 use std::arch::x86_64::*;
 
-use super::super::panel::{PANEL_ROWS, PanelKernel, Span, Sums, Unpacked};
+use super::super::panel::{One, PANEL_ROWS, PanelKernel, Span, Sums, Unpacked};
 use super::headers::{Header, eight_bit_header, six_bit_header};
 use super::{
     Eight, act_scale, four, load_line, load_quants, load_sums, nibbles, pinned, prefetch,
@@ -61,6 +61,8 @@ macro_rules! kernel {
         pub(in super::super) static $name: PanelKernel = PanelKernel {
             block_bytes: <$ty as SuperBlock<$groups>>::BYTES,
             unpack_blocks: 1,
+            spread: None,
+            begin: None,
             one: one::<$ty, $groups>,
             unpack: unpack::<$ty, $groups>,
             many: many::<$ty, $groups>,
@@ -254,7 +256,10 @@ unsafe fn finish<const MINS: bool>(
 
 /// See [`PanelKernel::one`].
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn one<K: SuperBlock<GROUPS>, const GROUPS: usize>(span: &Span<'_>, act: &[u8]) -> Sums {
+unsafe fn one<K: SuperBlock<GROUPS>, const GROUPS: usize>(
+    span: &Span<'_>,
+    One { act, .. }: One<'_>,
+) -> Sums {
     span.check(K::BYTES);
     assert!(span.blocks.end <= act.len() / Q8K_BYTES, "activations");
     let mut sums = [0.0; PANEL_ROWS];
