@@ -91,14 +91,15 @@ impl<'a> Job<'a> {
             return self.product.run(rows, &self.out);
         };
         GATED.with_borrow_mut(|[gate_out, up_out]| {
-            let acts = self.product.act_rows.len();
+            let len = self.product.act_rows.len() * rows.len();
             for (product, out) in [(&self.product, &mut *gate_out), (up, &mut *up_out)] {
-                out.resize(acts * rows.len(), 0.0);
-                product.run(rows.clone(), &Output::part(out, rows.clone()));
+                // Grown, never shrunk: filling what is overwritten anyway costs time in every piece.
+                out.resize(len.max(out.len()), 0.0);
+                product.run(rows.clone(), &Output::part(&mut out[..len], rows.clone()));
             }
-            let both = gate_out
+            let both = gate_out[..len]
                 .chunks_exact(rows.len())
-                .zip(up_out.chunks_exact(rows.len()));
+                .zip(up_out[..len].chunks_exact(rows.len()));
             for (row, (gate, up)) in both.enumerate() {
                 let out = self.out.columns(row, rows.start, rows.len());
                 swiglu(isa, gate, up, out);
