@@ -13,9 +13,9 @@ use super::super_blocks::{SuperBlock, TypeQ4K, TypeQ5K, TypeQ6K};
 use super::{both, transpose};
 use crate::acts::{Q8K_BYTES, Q8K_SUMS};
 
-/// How far ahead memory is asked for, into the second cache. Nearer is too late for it; into the first cache it would
-/// push out what is needed now (`one_row` of the matmul bench: 27 GB/s against 23 at half of it and 10 into the first).
-const AHEAD_BYTES: usize = 36 << 10;
+/// How far ahead memory is asked for, into the second cache: at 4 KiB it comes too late, at 36 KiB two threads get in each
+/// other's way (decoding of a 30B-A3B shape on two threads: 40, 58 and 50 tokens/s at 4, 12 and 36).
+const AHEAD_BYTES: usize = 12 << 10;
 
 /// The scales of one block of four rows.
 pub(super) struct QuadHeader {
