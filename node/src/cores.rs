@@ -31,7 +31,9 @@ pub fn parse_list(text: &str) -> Result<Vec<usize>, String> {
             (Some(first), Some(last)) if first <= last && last <= CORE_MAX => {
                 for core in first..=last {
                     if cores.contains(&core) {
-                        return Err(format!("core {core} stands twice in '{text}'; name it once"));
+                        return Err(format!(
+                            "core {core} stands twice in '{text}'; name it once"
+                        ));
                     }
                     cores.push(core);
                 }
@@ -103,7 +105,10 @@ impl Processors {
 }
 
 /// The processors that `/proc/self/status` allows.
-#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "only Linux has it"))]
+#[cfg_attr(
+    not(target_os = "linux"),
+    allow(dead_code, reason = "only Linux has it")
+)]
 fn allowed(status: &str) -> Option<Vec<usize>> {
     let list = status
         .lines()
@@ -126,7 +131,9 @@ mod tests {
             assert_eq!(parse_list(text), Ok(cores), "{text}");
         }
         let endless = "0-99999999999";
-        for text in ["", "a", "1-", "-1", "3-2", "1,,2", "0,0", "0-2,1", "1024", endless] {
+        for text in [
+            "", "a", "1-", "-1", "3-2", "1,,2", "0,0", "0-2,1", "1024", endless,
+        ] {
             let error = parse_list(text).unwrap_err();
             assert!(error.contains(text.trim()), "{text}: {error}");
         }
@@ -137,8 +144,7 @@ mod tests {
         let pairs = |n: usize| -> Vec<Vec<usize>> {
             (0..n).map(|core| vec![2 * core, 2 * core + 1]).collect()
         };
-        let hybrid: Vec<Vec<usize>> =
-            [pairs(6), (12..20).map(|cpu| vec![cpu]).collect()].concat();
+        let hybrid: Vec<Vec<usize>> = [pairs(6), (12..20).map(|cpu| vec![cpu]).collect()].concat();
         let cases = [
             ("two cores", 0..2, vec![vec![0], vec![1]], 2, 2),
             ("four cores with siblings", 0..8, pairs(4), 8, 4),
