@@ -1,9 +1,8 @@
 //! The gated feed-forward of dense layers and of the shared expert: `down(silu(gate x) * (up x))`.
 
-use kernels::{MatmulTask, Rows, parallel_matmul, segments_for};
+use kernels::{GatedTask, MatmulTask, Rows, parallel_gated, parallel_matmul, segments_for};
 
 use crate::EngineError;
-use crate::rows;
 use crate::scratch::{ActSet, sized};
 use crate::slice::Weights;
 use crate::weights::{FfnWeights, Weight};
@@ -11,8 +10,6 @@ use crate::weights::{FfnWeights, Weight};
 /// Buffers of one feed-forward.
 #[derive(Debug, Default)]
 pub struct FfnScratch {
-    gate: Vec<f32>,
-    up: Vec<f32>,
     mid: Vec<f32>,
     acts: ActSet,
 }
@@ -85,15 +82,19 @@ pub fn feed_forward(
     scratch: &mut FfnScratch,
     out: &mut Vec<f32>,
 ) -> Result<(), EngineError> {
-    let mut outs = [
-        (&ffn.gate, std::mem::take(&mut scratch.gate)),
-        (&ffn.up, std::mem::take(&mut scratch.up)),
-    ];
-    project(weights, h, acts, &mut outs)?;
-    let [(_, gate), (_, up)] = outs;
-    scratch.gate = gate;
-    scratch.up = up;
-    let mid = sized(&mut scratch.mid, scratch.gate.len());
-    rows::swiglu(&weights.exec, &scratch.gate, &scratch.up, mid);
+    let formats = [ffn.gate.ty.act_format(), ffn.up.ty.act_format()];
+    for format in formats {
+        acts.need(&weights.exec, format, h, ffn.gate.cols);
+    }
+    let acts = [acts.get(formats[0])?, acts.get(formats[1])?];
+    let rows = acts[0].rows();
+    let task = GatedTask {
+        gate: ffn.gate.matrix(&weights.checkpoint)?,
+        up: ffn.up.matrix(&weights.checkpoint)?,
+        acts,
+        act_rows: Rows::Range(0..rows),
+        out: sized(&mut scratch.mid, rows * ffn.gate.rows),
+    };
+    parallel_gated(&weights.exec.pool, weights.exec.isa, &mut [task]);
     project_out(weights, &ffn.down, &scratch.mid, &mut scratch.acts, out)
 }

@@ -124,11 +124,21 @@ impl Layer<'_> {
             )
         };
         let router = || self.matrix(LayerRole::SharedRouter);
+        let shared_ffn = shared.then(ffn).transpose()?;
+        let mut formats: Vec<_> = found
+            .iter()
+            .flatten()
+            .chain(&shared_ffn)
+            .flat_map(|ffn| [ffn.gate.ty.act_format(), ffn.up.ty.act_format()])
+            .collect();
+        formats.sort_unstable();
+        formats.dedup();
         Ok(MoeWeights {
             travel: self.travel_format(experts)?,
+            formats,
             router: self.matrix(LayerRole::Router)?,
             experts: found,
-            shared: shared.then(ffn).transpose()?,
+            shared: shared_ffn,
             shared_router: shared.then(router).transpose()?,
         })
     }

@@ -1,6 +1,6 @@
 //! Elementwise work on all rows of a batch, shared out over the threads.
 
-use kernels::parallel_chunks;
+use kernels::{Chunks, parallel_chunks, parallel_chunks2};
 
 use crate::slice::Weights;
 use crate::spec::Exec;
@@ -31,10 +31,14 @@ pub fn add(exec: &Exec, acc: &mut [f32], x: &[f32]) {
     });
 }
 
-/// `out = silu(gate) * up`, elementwise.
-pub fn swiglu(exec: &Exec, gate: &[f32], up: &[f32], out: &mut [f32]) {
-    parallel_chunks(&exec.pool, out, CHUNK, |index, out| {
-        let n = out.len();
-        kernels::swiglu(exec.isa, part(gate, index, n), part(up, index, n), out);
+/// `x += y` and RMS norm of the new rows. `x`, `y`, `out`: `[rows, hidden]`.
+pub fn add_and_norm(weights: &Weights, x: &mut [f32], y: &[f32], norm: &[f32], out: &mut [f32]) {
+    let (eps, hidden) = (weights.checkpoint.arch().norm_eps, weights.hidden);
+    let isa = weights.exec.isa;
+    let (xs, outs) = (Chunks::new(x, hidden), Chunks::new(out, hidden));
+    parallel_chunks2(&weights.exec.pool, xs, outs, |row, x, out| {
+        let first = row * hidden;
+        kernels::add(isa, x, y.get(first..first + x.len()).unwrap_or_default());
+        kernels::rms_norm(isa, x, norm, eps, out);
     });
 }

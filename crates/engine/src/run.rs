@@ -12,7 +12,7 @@ use crate::scratch::sized;
 use crate::sequences::Span;
 use crate::slice::{LayerCache, Scratch, Slice, Weights};
 use crate::weights::{FeedForward, MixerWeights, MoeWeights};
-use crate::{EngineError, GroupSet, Subtree, attention, delta, dense, head, moe};
+use crate::{EngineError, GroupSet, attention, delta, dense, head, moe};
 
 /// What a step starts from.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,10 +40,17 @@ enum State {
     /// The mixer of this layer (counted within the slice) comes next.
     Layer(usize),
     /// Rows were sent out; own groups and the shared expert come next.
-    Own(usize, Vec<RowRoute>),
+    Own(usize, Routed),
     /// Own work is done; partial sums from elsewhere are missing.
     Met(usize, Vec<RowRoute>, Vec<f32>),
     Done,
+}
+
+/// Where the rows of a layer go.
+struct Routed {
+    routes: Vec<RowRoute>,
+    /// Logits of the shared expert's gate, one a row.
+    gates: Vec<f32>,
 }
 
 /// One step on its way through a slice.
@@ -115,15 +122,9 @@ impl Run {
                     }
                 }
                 State::Layer(_) => return self.finish(slice),
-                State::Own(index, routes) => {
-                    let shared = self.own(slice, index, &routes)?;
-                    self.state = match whole(&mut self.parts, routes.len()) {
-                        Some(routed) => {
-                            self.add(&slice.weights, routed, &shared);
-                            State::Layer(index + 1)
-                        }
-                        None => State::Met(index, routes, shared),
-                    };
+                State::Own(index, routed) => {
+                    let shared = self.own(slice, index, &routed)?;
+                    self.state = State::Met(index, routed.routes, shared);
                 }
                 State::Met(index, routes, shared) => {
                     if !self.all_met(slice, &routes) {
@@ -165,7 +166,8 @@ impl Run {
         scratch.acts.clear();
     }
 
-    /// Attention or delta net of one layer, added to the residual stream.
+    /// Attention or delta net of one layer, added to the residual stream, and the norm of the rows before the
+    /// feed-forward, into `scratch.normed`.
     fn mix(&mut self, slice: &mut Slice, index: usize) -> Result<(), EngineError> {
         let Slice {
             weights,
@@ -194,8 +196,10 @@ impl Run {
             }
             _ => return Err(EngineError::NotHeld("cache of this kind")),
         }
-        rows::add(&weights.exec, &mut self.x, &scratch.mixed);
         scratch.normed = normed;
+        let out = sized(&mut scratch.normed, self.x.len());
+        rows::add_and_norm(weights, &mut self.x, &scratch.mixed, &layer.ffn_norm, out);
+        scratch.acts.clear();
         Ok(())
     }
 
@@ -212,8 +216,8 @@ impl Run {
             .layers
             .get(index)
             .ok_or(EngineError::NotHeld("such layer"))?;
-        self.normalise(weights, &layer.ffn_norm, scratch);
-        match &layer.ffn {
+        let moe = match &layer.ffn {
+            FeedForward::Moe(moe) => moe,
             FeedForward::Dense(ffn) => {
                 let Scratch {
                     normed,
@@ -225,33 +229,33 @@ impl Run {
                 dense::feed_forward(weights, ffn, normed, acts, buffers, mixed)?;
                 rows::add(&weights.exec, &mut self.x, &scratch.mixed);
                 self.state = State::Layer(index + 1);
-                Ok(None)
+                return Ok(None);
             }
-            FeedForward::Moe(moe) => {
-                let routes = route(weights, moe, scratch)?;
-                let held = weights
-                    .groups
-                    .get(index)
-                    .copied()
-                    .unwrap_or(GroupSet::none());
-                let missing = missing(weights.experts, held, &routes);
-                if missing.is_empty() {
-                    self.state = State::Own(index, routes);
-                    return Ok(None);
-                }
-                let request = request(weights, moe, index, missing, &routes, scratch);
-                self.state = State::Own(index, routes);
-                Ok(Some(request))
-            }
+        };
+        let routed = route(weights, moe, scratch)?;
+        let missing = missing(weights.experts, held(weights, index), &routed.routes);
+        if !missing.is_empty() {
+            let request = request(weights, moe, index, missing, &routed.routes, scratch);
+            self.state = State::Own(index, routed);
+            return Ok(Some(request));
         }
+        moe::quantise(weights, moe, &scratch.normed, &mut scratch.acts);
+        let Scratch {
+            acts, moe: buffers, ..
+        } = scratch;
+        let routes = (routed.routes.as_slice(), routed.gates.as_slice());
+        moe::whole_layer(weights, moe, routes, acts, buffers, &mut self.x)?;
+        self.state = State::Layer(index + 1);
+        Ok(None)
     }
 
-    /// The groups that are here, and the shared expert scaled by its gate: `[rows, hidden]`.
+    /// The groups that are here, whose partial sums are kept, and the shared expert scaled by its gate:
+    /// `[rows, hidden]`.
     fn own(
         &mut self,
         slice: &mut Slice,
         index: usize,
-        routes: &[RowRoute],
+        routed: &Routed,
     ) -> Result<Vec<f32>, EngineError> {
         let Slice {
             weights, scratch, ..
@@ -265,43 +269,15 @@ impl Run {
         };
         // Another run may have used the buffers since the rows were sent out.
         self.normalise(weights, &layer.ffn_norm, scratch);
+        moe::quantise(weights, moe, &scratch.normed, &mut scratch.acts);
         let Scratch {
-            normed,
-            acts,
-            ffn: buffers,
-            mixed,
-            moe: moe_scratch,
-            ..
+            acts, moe: buffers, ..
         } = scratch;
-        for weight in moe.experts.iter().flatten().flat_map(|e| [&e.gate, &e.up]) {
-            acts.need(
-                &weights.exec,
-                weight.ty.act_format(),
-                normed,
-                weights.hidden,
-            );
-        }
-        let held = weights
-            .groups
-            .get(index)
-            .copied()
-            .unwrap_or(GroupSet::none());
-        let own = moe::partials(weights, moe, held, routes, acts, moe_scratch)?;
+        let routes = (routed.routes.as_slice(), routed.gates.as_slice());
+        let held = held(weights, index);
+        let (own, shared) = moe::own_part(weights, moe, held, routes, acts, buffers)?;
         self.parts.push(own);
-        let Some((shared, router)) = moe.shared.as_ref().zip(moe.shared_router.as_ref()) else {
-            return Ok(Vec::new());
-        };
-        let mut outs = [(router, Vec::new())];
-        dense::project(weights, normed, acts, &mut outs)?;
-        dense::feed_forward(weights, shared, normed, acts, buffers, mixed)?;
-        let [(_, gates)] = outs;
-        let mut scaled = std::mem::take(mixed);
-        let exec = &weights.exec;
-        kernels::parallel_chunks(&exec.pool, &mut scaled, weights.hidden, |row, out| {
-            let gate = gates.get(row).copied().unwrap_or(f32::NAN);
-            kernels::scale(exec.isa, out, kernels::sigmoid(gate));
-        });
-        Ok(scaled)
+        Ok(shared)
     }
 
     fn all_met(&self, slice: &Slice, routes: &[RowRoute]) -> bool {
@@ -348,31 +324,35 @@ impl Run {
     }
 }
 
-/// The routed sum where the only owner of partial sums held every group: its roots, one a row.
-fn whole(parts: &mut Vec<Partials>, rows: usize) -> Option<Vec<f32>> {
-    let [own] = parts.as_mut_slice() else {
-        return None;
-    };
-    let roots = own.entries.iter().filter(|(_, node)| *node == Subtree(1));
-    if own.entries.len() != rows || roots.count() != rows {
-        return None;
-    }
-    let values = std::mem::take(&mut own.values);
-    parts.clear();
-    Some(values)
+/// The expert groups of a layer that are here.
+fn held(weights: &Weights, index: usize) -> GroupSet {
+    let held = weights.groups.get(index).copied();
+    held.unwrap_or(GroupSet::none())
 }
 
-/// The experts of every normed row in `scratch.normed`, ascending by id.
+/// The experts of every normed row in `scratch.normed`, ascending by id, and the gates of the shared expert.
 fn route(
     weights: &Weights,
     moe: &MoeWeights,
     scratch: &mut Scratch,
-) -> Result<Vec<RowRoute>, EngineError> {
+) -> Result<Routed, EngineError> {
     let shape = weights.checkpoint.arch().moe.as_ref();
     let shape = shape.ok_or(EngineError::NotHeld("experts"))?;
-    let mut outs = [(&moe.router, Vec::new())];
-    dense::project(weights, &scratch.normed, &mut scratch.acts, &mut outs)?;
-    let [(_, mut logits)] = outs;
+    let (normed, acts) = (&scratch.normed, &mut scratch.acts);
+    let (mut logits, gates) = match &moe.shared_router {
+        Some(shared) => {
+            let mut outs = [(&moe.router, Vec::new()), (shared, Vec::new())];
+            dense::project(weights, normed, acts, &mut outs)?;
+            let [(_, logits), (_, gates)] = outs;
+            (logits, gates)
+        }
+        None => {
+            let mut outs = [(&moe.router, Vec::new())];
+            dense::project(weights, normed, acts, &mut outs)?;
+            let [(_, logits)] = outs;
+            (logits, Vec::new())
+        }
+    };
     let applied = if shape.renormalise {
         Applied::Renormalised
     } else {
@@ -389,7 +369,7 @@ fn route(
         rows.iter_mut()
             .for_each(|row| row.experts.clone_from(&experts));
     });
-    Ok(routes)
+    Ok(Routed { routes, gates })
 }
 
 fn missing(experts: u32, held: GroupSet, routes: &[RowRoute]) -> GroupSet {

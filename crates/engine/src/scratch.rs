@@ -71,9 +71,8 @@ impl ActSet {
     }
 }
 
-/// Grows or shrinks a buffer to `len` zeros without giving memory back.
+/// Makes a buffer `len` long without giving memory back. What was in it stays, so whoever asks must write all of it.
 pub fn sized(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
-    buffer.clear();
     buffer.resize(len, 0.0);
     buffer
 }

@@ -119,6 +119,8 @@ pub struct MoeWeights {
     pub router: Weight,
     /// The format in which rows travel to experts elsewhere: that of all gate and up matrices, `F32` where they differ.
     pub travel: ActFormat,
+    /// The formats that the gate and up matrices held here take, the shared expert's included, each once.
+    pub formats: Vec<ActFormat>,
     /// The experts that this slice holds, by id.
     pub experts: Vec<Option<FfnWeights>>,
     /// The expert that every row uses.

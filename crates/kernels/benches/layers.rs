@@ -6,9 +6,10 @@ use std::hint::black_box;
 
 use divan::Bencher;
 use kernels::{
-    AttendRow, AttendShape, ConvSegment, ConvWeights, DeltaRecords, DeltaRows, DeltaSegment,
-    DeltaShape, HeadOrder, Isa, KvStore, KvType, LogSum, Pool, Weights, attend_rows, conv_silu,
-    delta_rows, gated_rms_norm, rms_norm, route, swiglu,
+    ActFormat, Acts, AttendRow, AttendShape, ConvSegment, ConvWeights, DeltaInput, DeltaNet,
+    DeltaRecords, DeltaRows, DeltaRun, DeltaScratch, DeltaSegment, DeltaShape, DeltaState,
+    HeadOrder, Isa, KvStore, KvType, LogSum, Pool, Weights, add_norm_quantize, attend_rows,
+    conv_silu, delta_rows, gated_rms_norm, rms_norm, route, swiglu, swiglu_quantize,
 };
 
 fn main() {
@@ -17,6 +18,14 @@ fn main() {
 
 fn sets() -> Vec<Isa> {
     Isa::usable().collect()
+}
+
+/// Those that are fast enough for whole layers.
+fn vector_sets() -> Vec<Isa> {
+    sets()
+        .into_iter()
+        .filter(|isa| *isa != Isa::Scalar)
+        .collect()
 }
 
 /// Ordinary values without any pattern that matters for speed.
@@ -113,6 +122,124 @@ fn delta_one_token(bencher: Bencher<'_, '_>, isa: Isa) {
             &mut [segment],
             black_box(&mut out),
         );
+    });
+}
+
+/// The whole net of `sequences` sequences of `rows` rows each; every call takes the next of `layers` states of a
+/// sequence, so that with many layers states come from memory, as in a model.
+fn delta_net(bencher: Bencher<'_, '_>, isa: Isa, (sequences, rows, layers): (usize, usize, usize)) {
+    let shape = DeltaShape {
+        key_heads: 16,
+        value_heads: 32,
+        key_dim: 128,
+        value_dim: 128,
+        order: HeadOrder::Tiled,
+    };
+    let net = DeltaNet {
+        shape,
+        conv: ConvWeights::new(&values(4 * 8192), 8192, 4),
+        decay_rate: vec![-0.5; 32],
+        dt_bias: vec![0.1; 32],
+        norm: values(128),
+        eps: 1e-6,
+    };
+    let n = sequences * rows;
+    let (mixed, z) = (values(n * 8192), values(n * 4096));
+    let (a, b) = (values(n * 32), values(n * 32));
+    let input = DeltaInput {
+        mixed: &mixed,
+        z: &z,
+        a: &a,
+        b: &b,
+    };
+    let mut states: Vec<Vec<DeltaState>> = (0..layers)
+        .map(|_| (0..sequences).map(|_| DeltaState::new(&net)).collect())
+        .collect();
+    let (pool, mut scratch, mut out) = (Pool::new(1), DeltaScratch::default(), vec![0.0; n * 4096]);
+    let mut layer = 0;
+    bencher.bench_local(|| {
+        layer = (layer + 1) % layers;
+        let mut runs: Vec<DeltaRun<'_>> = (0..sequences)
+            .zip(&mut states[layer])
+            .map(|(i, state)| DeltaRun {
+                rows: i * rows..(i + 1) * rows,
+                provisional: 0,
+                state,
+            })
+            .collect();
+        net.forward(
+            (&pool, isa),
+            &input,
+            &mut runs,
+            &mut scratch,
+            black_box(&mut out),
+        );
+    });
+}
+
+#[divan::bench(args = vector_sets())]
+fn delta_net_1_row(bencher: Bencher<'_, '_>, isa: Isa) {
+    delta_net(bencher, isa, (1, 1, 1));
+}
+
+#[divan::bench(args = vector_sets())]
+fn delta_net_1_row_30_layers(bencher: Bencher<'_, '_>, isa: Isa) {
+    delta_net(bencher, isa, (1, 1, 30));
+}
+
+#[divan::bench(args = vector_sets())]
+fn delta_net_8_sequences(bencher: Bencher<'_, '_>, isa: Isa) {
+    delta_net(bencher, isa, (8, 1, 4));
+}
+
+#[divan::bench(args = vector_sets(), sample_count = 10)]
+fn delta_net_512_rows(bencher: Bencher<'_, '_>, isa: Isa) {
+    delta_net(bencher, isa, (1, 512, 1));
+}
+
+fn quantize(bencher: Bencher<'_, '_>, isa: Isa, (format, rows, cols): (ActFormat, usize, usize)) {
+    let (x, mut acts) = (values(rows * cols), Acts::new());
+    bencher.bench_local(|| acts.quantize(isa, format, black_box(&x), cols));
+}
+
+#[divan::bench(args = sets())]
+fn quantize_q8k_2048(bencher: Bencher<'_, '_>, isa: Isa) {
+    quantize(bencher, isa, (ActFormat::Q8K, 1, 2048));
+}
+
+#[divan::bench(args = sets())]
+fn quantize_q8k_4096(bencher: Bencher<'_, '_>, isa: Isa) {
+    quantize(bencher, isa, (ActFormat::Q8K, 1, 4096));
+}
+
+#[divan::bench(args = vector_sets())]
+fn quantize_q8k_512_rows(bencher: Bencher<'_, '_>, isa: Isa) {
+    quantize(bencher, isa, (ActFormat::Q8K, 512, 2048));
+}
+
+#[divan::bench(args = sets())]
+fn quantize_q8_0_2048(bencher: Bencher<'_, '_>, isa: Isa) {
+    quantize(bencher, isa, (ActFormat::Q8_0, 1, 2048));
+}
+
+#[divan::bench(args = sets())]
+fn swiglu_quantize_512(bencher: Bencher<'_, '_>, isa: Isa) {
+    let (x, mut acts) = (values(512), Acts::new());
+    acts.reset(ActFormat::Q8K, 1, 512);
+    bencher.bench_local(|| {
+        let out = black_box(acts.as_bytes_mut());
+        swiglu_quantize(isa, ActFormat::Q8K, &x, &x, out);
+    });
+}
+
+#[divan::bench(args = sets())]
+fn add_norm_quantize_2048(bencher: Bencher<'_, '_>, isa: Isa) {
+    let (mut x, y, mut normed) = (values(2048), vec![0.0; 2048], values(2048));
+    let (weight, mut acts) = (values(2048), Acts::new());
+    acts.reset(ActFormat::Q8K, 1, 2048);
+    bencher.bench_local(|| {
+        let out = Some((ActFormat::Q8K, black_box(acts.as_bytes_mut())));
+        add_norm_quantize(isa, (&mut x, &y), (&weight, 1e-6), &mut normed, out);
     });
 }
 

@@ -1,6 +1,7 @@
 //! Speed of matrix products on one thread, by weight type and instruction set.
 //!
 //! `one_row` reads far more weights than caches hold and prints GB/s of weight bytes: the speed of decoding.
+//! `one_row_cached` does the same with weights that stay in the second cache: what the arithmetic alone allows.
 //! `many_rows` takes 64 activation rows and prints operations a second (two for each weight and row, shown as
 //! "items"): the speed of prefill. Run with `cargo bench -p kernels --bench matmul`.
 
@@ -14,6 +15,8 @@ fn main() {
 
 /// Weight bytes of the one-row bench.
 const STREAMED_BYTES: usize = 128 << 20;
+/// Weight bytes of the cached one-row bench.
+const CACHED_BYTES: usize = 256 << 10;
 const COLS: usize = 2048;
 
 #[derive(Clone, Copy)]
@@ -60,8 +63,17 @@ fn acts(case: Case, rows: usize) -> Acts {
 
 #[divan::bench(args = vector_cases(), sample_count = 5, sample_size = 1)]
 fn one_row(bencher: Bencher<'_, '_>, case: Case) {
+    stream(bencher, case, STREAMED_BYTES);
+}
+
+#[divan::bench(args = vector_cases(), sample_count = 20, sample_size = 20)]
+fn one_row_cached(bencher: Bencher<'_, '_>, case: Case) {
+    stream(bencher, case, CACHED_BYTES);
+}
+
+fn stream(bencher: Bencher<'_, '_>, case: Case, bytes: usize) {
     let row = case.ty.row_bytes(COLS).unwrap_or(1);
-    let rows = STREAMED_BYTES / row;
+    let rows = bytes / row;
     let bytes = weights(rows * row);
     let acts = acts(case, 1);
     let mut out = vec![0f32; rows];

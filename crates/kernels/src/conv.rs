@@ -6,13 +6,13 @@
 
 use std::ops::Range;
 
-use crate::math::{LANES, silu};
+use crate::math::silu;
 use crate::{Isa, Pool, parallel_columns};
 
 /// Channels that one task computes.
 const CHANNEL_BLOCK: usize = 512;
 /// Longest kernel, so that a row's sources fit a fixed array.
-const KERNEL_MAX: usize = 16;
+pub(crate) const KERNEL_MAX: usize = 16;
 
 /// Weights of the convolution, arranged by tap.
 #[derive(Debug, Clone)]
@@ -58,6 +58,11 @@ impl ConvWeights {
         self.kernel
     }
 
+    /// Weights of each tap over all channels, the oldest position first.
+    pub(crate) fn taps(&self) -> impl Iterator<Item = &[f32]> {
+        self.taps.chunks(self.channels)
+    }
+
     /// Values of a sequence's history: the last `kernel - 1` raw rows.
     #[must_use]
     pub fn history_len(&self) -> usize {
@@ -76,24 +81,32 @@ pub struct ConvSegment<'a> {
 
 /// One row, some channels: `sources` and `taps` hold `kernel` slices of the length of `out`.
 #[inline(always)]
-fn conv_body(sources: &[&[f32]], taps: &[&[f32]], out: &mut [f32]) {
-    let mut at = 0;
-    while at < out.len() {
-        let width = LANES.min(out.len() - at);
-        let mut acc = [0.0; LANES];
-        for (tap, (source, weights)) in sources.iter().zip(taps).enumerate() {
-            let values = acc
-                .iter_mut()
-                .zip(&source[at..at + width])
-                .zip(&weights[at..at + width]);
-            for ((acc, x), w) in values {
-                *acc = if tap == 0 { x * w } else { w.mul_add(*x, *acc) };
-            }
+pub(crate) fn conv_body(sources: &[&[f32]], taps: &[&[f32]], out: &mut [f32]) {
+    if let ([x0, x1, x2, x3], [w0, w1, w2, w3]) = (sources, taps) {
+        return conv4_body([x0, x1, x2, x3], [w0, w1, w2, w3], out);
+    }
+    for (tap, (source, weights)) in sources.iter().zip(taps).enumerate() {
+        let values = out.iter_mut().zip(*source).zip(*weights);
+        if tap == 0 {
+            values.for_each(|((out, x), w)| *out = x * w);
+        } else {
+            values.for_each(|((out, x), w)| *out = w.mul_add(*x, *out));
         }
-        for (out, acc) in out[at..at + width].iter_mut().zip(acc) {
-            *out = silu(acc);
-        }
-        at += width;
+    }
+    for out in out {
+        *out = silu(*out);
+    }
+}
+
+/// [`conv_body`] of the usual four taps, in one pass.
+#[inline(always)]
+fn conv4_body(x: [&[f32]; 4], w: [&[f32]; 4], out: &mut [f32]) {
+    let n = out.len();
+    let (x, w) = (x.map(|x| &x[..n]), w.map(|w| &w[..n]));
+    for i in 0..n {
+        let sum = w[1][i].mul_add(x[1][i], x[0][i] * w[0][i]);
+        let sum = w[2][i].mul_add(x[2][i], sum);
+        out[i] = silu(w[3][i].mul_add(x[3][i], sum));
     }
 }
 

@@ -20,8 +20,10 @@ use crate::pool::{SharedColumns, Split};
 use crate::{ColumnsMut, Isa, Pool};
 
 mod commit;
+mod rule;
 
 pub use commit::{DeltaRecords, delta_commit};
+pub(crate) use rule::{Tokens, run_tokens};
 
 /// Widest block of columns; the width is the largest power of two up to it that divides the value dimension.
 const BLOCK_COLUMNS_MAX: usize = 32;
@@ -70,7 +72,7 @@ impl DeltaShape {
     }
 
     /// Columns of one block.
-    fn width(&self) -> usize {
+    pub(crate) fn width(&self) -> usize {
         BLOCK_COLUMNS_MAX.min(1 << self.value_dim.trailing_zeros())
     }
 
@@ -88,7 +90,15 @@ impl DeltaShape {
         }
     }
 
-    fn check(&self) {
+    /// Value head number `index` of those that read key head `key_head`.
+    pub(crate) fn value_head(&self, key_head: usize, index: usize) -> usize {
+        match self.order {
+            HeadOrder::Grouped => key_head * (self.value_heads / self.key_heads) + index,
+            HeadOrder::Tiled => index * self.key_heads + key_head,
+        }
+    }
+
+    pub(crate) fn check(&self) {
         let dims = [
             self.key_heads,
             self.value_heads,
@@ -113,6 +123,12 @@ pub struct DeltaGates<'a> {
     pub dt_bias: &'a [f32],
 }
 
+/// What remains of the state of one head in one row.
+#[inline(always)]
+pub(crate) fn decay_of(a: f32, rate: f32, bias: f32) -> f32 {
+    exp(rate * softplus(a + bias))
+}
+
 #[inline(always)]
 fn delta_gates_body(gates: DeltaGates<'_>, decay: &mut [f32], beta: &mut [f32]) {
     let heads = gates.decay_rate.len();
@@ -135,7 +151,7 @@ fn delta_gates_body(gates: DeltaGates<'_>, decay: &mut [f32], beta: &mut [f32]) 
             .zip(gates.decay_rate)
             .zip(gates.dt_bias);
         for (((decay, a), rate), bias) in each {
-            *decay = exp(rate * softplus(a + bias));
+            *decay = decay_of(*a, *rate, *bias);
         }
     }
     for (beta, b) in beta.iter_mut().zip(gates.b) {
@@ -190,109 +206,57 @@ struct BlockTask<'a> {
     block: usize,
 }
 
-/// Query, key, value and gates of one token.
-struct Token<'a, const W: usize> {
-    q: &'a [f32],
-    k: &'a [f32],
-    v: &'a [f32],
-    decay: f32,
-    beta: f32,
-}
-
-/// The recurrence of the module's head for one token: returns `(delta, o)`.
-#[inline(always)]
-fn step<const W: usize>(state: &mut [[f32; W]], token: &Token<'_, W>) -> ([f32; W], [f32; W]) {
-    let mut read = [0.0; W];
-    for (s, k) in state.iter_mut().zip(token.k) {
-        for (s, read) in s.iter_mut().zip(&mut read) {
-            *s *= token.decay;
-            *read = k.mul_add(*s, *read);
-        }
-    }
-    let mut delta = [0.0; W];
-    for ((delta, v), read) in delta.iter_mut().zip(token.v).zip(read) {
-        *delta = (v - read) * token.beta;
-    }
-    let mut out = [0.0; W];
-    for ((s, k), q) in state.iter_mut().zip(token.k).zip(token.q) {
-        for ((s, delta), out) in s.iter_mut().zip(&delta).zip(&mut out) {
-            *s = k.mul_add(*delta, *s);
-            *out = q.mul_add(*s, *out);
-        }
-    }
-    (delta, out)
-}
-
 impl BlockTask<'_> {
-    /// What row `row` of the batch means for a block of `W` columns.
+    /// What rows `rows` of the batch mean for the block.
     #[inline(always)]
-    fn token<const W: usize>(&self, row: usize) -> Token<'_, W> {
+    fn tokens(&self, rows: Range<usize>) -> Tokens<'_> {
         let shape = self.shape;
         let keys = shape.key_heads * shape.key_dim;
         let key_at = shape.key_head(self.block) * shape.key_dim;
-        let gate = row * shape.value_heads + self.block * W / shape.value_dim;
-        let values = &self.inputs.qkv[row * shape.channels()..][..shape.channels()];
-        Token {
-            q: &values[key_at..][..shape.key_dim],
-            k: &values[keys + key_at..][..shape.key_dim],
-            v: &values[2 * keys + self.block * W..][..W],
-            decay: self.inputs.decay[gate],
-            beta: self.inputs.beta[gate],
+        let value_at = self.block * shape.width();
+        let gate = rows.start * shape.value_heads + value_at / shape.value_dim;
+        let first = rows.start * shape.channels();
+        Tokens {
+            rows: rows.len(),
+            q: &self.inputs.qkv[first + key_at..],
+            k: &self.inputs.qkv[first + keys + key_at..],
+            v: &self.inputs.qkv[first + 2 * keys + value_at..],
+            decay: &self.inputs.decay[gate..],
+            beta: &self.inputs.beta[gate..],
+            key_dim: shape.key_dim,
+            key_stride: shape.channels(),
+            value_stride: shape.channels(),
+            gate_stride: shape.value_heads,
         }
     }
 }
 
-#[inline(always)]
-fn block_rows<const W: usize>(
+/// Runs the rows of a task over its block of the state, `[key_dim][width]`; the outputs are those of the rows and the
+/// deltas of provisional rows, `copy` is memory for a copy of the block.
+fn run_block(
+    isa: Isa,
     task: &BlockTask<'_>,
     state: &mut [f32],
     copy: &mut Vec<f32>,
     (out, deltas): (&mut ColumnsMut<'_, f32>, &mut ColumnsMut<'_, f32>),
 ) {
-    let state = state.as_chunks_mut::<W>().0;
-    for row in task.rows.start..task.settled {
-        let (_, o) = step::<W>(state, &task.token(row));
-        out.row(row - task.rows.start).copy_from_slice(&o);
+    let width = task.shape.width();
+    let settled = task.settled - task.rows.start;
+    if settled > 0 {
+        let tokens = task.tokens(task.rows.start..task.settled);
+        run_tokens(isa, width, &tokens, state, |row, _, o| {
+            out.row(row).copy_from_slice(o);
+        });
     }
-    if task.settled == task.rows.end {
-        return;
+    if task.settled < task.rows.end {
+        copy.clear();
+        copy.extend_from_slice(state);
+        let tokens = task.tokens(task.settled..task.rows.end);
+        run_tokens(isa, width, &tokens, copy, |row, delta, o| {
+            deltas.row(row).copy_from_slice(delta);
+            out.row(settled + row).copy_from_slice(o);
+        });
     }
-    copy.clear();
-    copy.extend_from_slice(state.as_flattened());
-    let copy = copy.as_chunks_mut::<W>().0;
-    for row in task.settled..task.rows.end {
-        let (delta, o) = step::<W>(copy, &task.token(row));
-        out.row(row - task.rows.start).copy_from_slice(&o);
-        deltas.row(row - task.settled).copy_from_slice(&delta);
-    }
-}
-
-#[inline(always)]
-fn block_body(
-    task: &BlockTask<'_>,
-    state: &mut [f32],
-    copy: &mut Vec<f32>,
-    outputs: (&mut ColumnsMut<'_, f32>, &mut ColumnsMut<'_, f32>),
-) {
-    match task.shape.width() {
-        32 => block_rows::<32>(task, state, copy, outputs),
-        16 => block_rows::<16>(task, state, copy, outputs),
-        8 => block_rows::<8>(task, state, copy, outputs),
-        4 => block_rows::<4>(task, state, copy, outputs),
-        2 => block_rows::<2>(task, state, copy, outputs),
-        _ => block_rows::<1>(task, state, copy, outputs),
-    }
-}
-
-kernel! {
-    /// Runs the rows of a task over its block of the state, `[key_dim][width]`; `outputs` are those of the rows
-    /// and the deltas of provisional rows, `copy` is memory for a copy of the block.
-    fn run_block(
-        task: &BlockTask<'_>,
-        state: &mut [f32],
-        copy: &mut Vec<f32>,
-        outputs: (&mut ColumnsMut<'_, f32>, &mut ColumnsMut<'_, f32>),
-    ) = block_body
 }
 
 /// What the tasks of one segment share.
@@ -330,7 +294,8 @@ fn share<'a>(
         "records of an earlier step wait for their commit"
     );
     let settled = range.end - segment.provisional;
-    segment.records.begin(shape, rows, settled..range.end);
+    segment.records.begin(shape, segment.provisional);
+    segment.records.fill(shape, rows, settled..range.end);
     let len = shape.value_len();
     let (_, out) = out.split_at_mut((range.start - at) * len);
     let (mine, rest) = out.split_at_mut(range.len() * len);

@@ -6,16 +6,11 @@
 
 use std::ops::Range;
 
-use crate::conv::{ConvSegment, ConvWeights, conv_advance, conv_silu};
-use crate::delta::{
-    DeltaGates, DeltaRecords, DeltaRows, DeltaSegment, DeltaShape, delta_commit, delta_gates,
-    delta_rows,
-};
-use crate::norm::{gated_rms_norm, l2_norm_in_place};
-use crate::{Chunks, Isa, Pool, parallel_chunks, parallel_chunks3};
+use crate::conv::{ConvWeights, conv_advance};
+use crate::delta::{DeltaRecords, DeltaShape, delta_commit};
+use crate::{Isa, Pool};
 
-/// Value heads that one task of the gated norm takes.
-const NORM_HEADS: usize = 8;
+mod task;
 
 /// Small weights and shape of one layer.
 #[derive(Debug, Clone)]
@@ -97,12 +92,11 @@ pub struct DeltaRun<'a> {
     pub state: &'a mut DeltaState,
 }
 
-/// Memory for intermediate rows, reused between calls.
+/// Memory that calls reuse.
 #[derive(Debug, Default)]
 pub struct DeltaScratch {
-    qkv: Vec<f32>,
-    decay: Vec<f32>,
-    beta: Vec<f32>,
+    /// Where the histories after the rows are written while the ones before are still read, one for each run.
+    histories: Vec<Vec<f32>>,
 }
 
 impl DeltaNet {
@@ -125,90 +119,65 @@ impl DeltaNet {
         scratch: &mut DeltaScratch,
         out: &mut [f32],
     ) {
+        self.check(input, runs, out);
+        let histories = &mut scratch.histories;
+        histories.resize_with(runs.len().max(histories.len()), Vec::new);
+        for history in histories.iter_mut().take(runs.len()) {
+            history.resize(self.conv.history_len(), 0.0);
+        }
+        task::run((pool, isa), self, input, (runs, histories), out);
+        for (run, history) in runs.iter_mut().zip(histories) {
+            std::mem::swap(&mut run.state.history, history);
+        }
+    }
+
+    /// Whether everything has the shape of the layer.
+    fn check(&self, input: &DeltaInput<'_>, runs: &[DeltaRun<'_>], out: &[f32]) {
         let (shape, channels) = (&self.shape, self.shape.channels());
+        shape.check();
         assert_eq!(
             self.conv.channels(),
             channels,
             "convolution of another shape"
         );
+        let rows = out.len() / shape.value_len();
+        assert_eq!(out.len(), rows * shape.value_len(), "broken output rows");
         assert_eq!(input.z.len(), out.len(), "gates of another shape");
-        self.prepare((pool, isa), input, runs, scratch);
-        for run in runs.iter_mut() {
-            let settled = run.rows.end - run.provisional;
-            let (past, raw) = input.mixed[run.rows.start * channels..run.rows.end * channels]
-                .split_at((settled - run.rows.start) * channels);
-            conv_advance(&mut run.state.history, past, channels);
-            run.state.raw.clear();
-            run.state.raw.extend_from_slice(raw);
+        assert_eq!(input.mixed.len(), rows * channels, "rows of another shape");
+        let gates = rows * shape.value_heads;
+        assert!(
+            input.a.len() == gates && input.b.len() == gates,
+            "gates of another shape"
+        );
+        assert!(
+            self.decay_rate.len() == shape.value_heads && self.dt_bias.len() == shape.value_heads,
+            "heads of another shape"
+        );
+        assert_eq!(self.norm.len(), shape.value_dim, "norm of another shape");
+        let mut at = 0;
+        for run in runs {
+            assert!(
+                run.rows.start >= at && run.rows.end >= run.rows.start,
+                "runs out of order"
+            );
+            assert!(run.rows.end <= rows, "run beyond the batch");
+            assert!(
+                run.provisional <= run.rows.len(),
+                "more provisional rows than rows"
+            );
+            assert_eq!(
+                run.state.provisional(),
+                0,
+                "records of an earlier step wait for their commit"
+            );
+            let lens = (run.state.history.len(), run.state.state.len());
+            assert_eq!(
+                lens,
+                (self.conv.history_len(), shape.state_len()),
+                "state of another shape"
+            );
+            at = run.rows.end;
         }
-        let mut segments: Vec<DeltaSegment<'_>> = runs
-            .iter_mut()
-            .map(|run| DeltaSegment {
-                rows: run.rows.clone(),
-                provisional: run.provisional,
-                state: &mut run.state.state,
-                records: &mut run.state.records,
-            })
-            .collect();
-        let rows = DeltaRows {
-            qkv: &scratch.qkv,
-            decay: &scratch.decay,
-            beta: &scratch.beta,
-        };
-        delta_rows(pool, isa, shape, &rows, &mut segments, out);
-        let chunk = NORM_HEADS * shape.value_dim;
-        parallel_chunks(pool, out, chunk, |i, out| {
-            let z = &input.z[i * chunk..][..out.len()];
-            gated_rms_norm(isa, out, &self.norm, self.eps, z);
-        });
-    }
-
-    /// Convolution, norms of queries and keys, and gates, into the scratch.
-    fn prepare(
-        &self,
-        (pool, isa): (&Pool, Isa),
-        input: &DeltaInput<'_>,
-        runs: &[DeltaRun<'_>],
-        scratch: &mut DeltaScratch,
-    ) {
-        let (shape, heads) = (&self.shape, self.shape.value_heads);
-        scratch.qkv.resize(input.mixed.len(), 0.0);
-        scratch.decay.resize(input.a.len(), 0.0);
-        scratch.beta.resize(input.b.len(), 0.0);
-        let segments: Vec<ConvSegment<'_>> = runs
-            .iter()
-            .map(|run| ConvSegment {
-                rows: run.rows.clone(),
-                history: &run.state.history,
-            })
-            .collect();
-        conv_silu(
-            pool,
-            isa,
-            &self.conv,
-            &segments,
-            input.mixed,
-            &mut scratch.qkv,
-        );
-        let keys = shape.key_heads * shape.key_dim;
-        let query_scale = 1.0 / (shape.key_dim as f32).sqrt();
-        parallel_chunks3(
-            pool,
-            Chunks::new(&mut scratch.qkv, shape.channels()),
-            Chunks::new(&mut scratch.decay, heads),
-            Chunks::new(&mut scratch.beta, heads),
-            |row, qkv, decay, beta| {
-                l2_norm_in_place(isa, &mut qkv[..keys], shape.key_dim, query_scale);
-                l2_norm_in_place(isa, &mut qkv[keys..2 * keys], shape.key_dim, 1.0);
-                let gates = DeltaGates {
-                    a: &input.a[row * heads..][..heads],
-                    b: &input.b[row * heads..][..heads],
-                    decay_rate: &self.decay_rate,
-                    dt_bias: &self.dt_bias,
-                };
-                delta_gates(isa, gates, decay, beta);
-            },
-        );
     }
 
     /// Makes the first `n` rows that wait real, with the bits of settled rows, and forgets the others.
@@ -244,12 +213,17 @@ mod tests {
             value_dim: 32,
             order: HeadOrder::Tiled,
         };
+        net_of(shape)
+    }
+
+    fn net_of(shape: DeltaShape) -> DeltaNet {
+        let heads = shape.value_heads;
         DeltaNet {
             shape,
             conv: ConvWeights::new(&values(4 * shape.channels(), 80), shape.channels(), 4),
-            decay_rate: vec![-0.2, -0.7, -1.5, -3.0],
-            dt_bias: values(4, 81),
-            norm: values(32, 82),
+            decay_rate: (0..heads).map(|i| -0.2 - 0.8 * i as f32).collect(),
+            dt_bias: values(heads, 81),
+            norm: values(shape.value_dim, 82),
             eps: 1e-6,
         }
     }
@@ -266,8 +240,8 @@ mod tests {
             Batch {
                 mixed: values(rows * net.shape.channels(), 83),
                 z: values(rows * net.shape.value_len(), 84),
-                a: values(rows * 4, 85),
-                b: values(rows * 4, 86),
+                a: values(rows * net.shape.value_heads, 85),
+                b: values(rows * net.shape.value_heads, 86),
             }
         }
 
@@ -279,8 +253,8 @@ mod tests {
             DeltaInput {
                 mixed: &self.mixed[cut(&self.mixed, net.shape.channels())],
                 z: &self.z[cut(&self.z, net.shape.value_len())],
-                a: &self.a[cut(&self.a, 4)],
-                b: &self.b[cut(&self.b, 4)],
+                a: &self.a[cut(&self.a, net.shape.value_heads)],
+                b: &self.b[cut(&self.b, net.shape.value_heads)],
             }
         }
     }
@@ -369,5 +343,103 @@ mod tests {
         two.reset();
         assert_eq!(two.provisional(), 0);
         assert!(two.state.iter().chain(&two.history).all(|x| *x == 0.0));
+    }
+
+    /// Outputs, records and histories of one run by the parts alone, each over whole rows.
+    fn by_parts(
+        net: &DeltaNet,
+        batch: &Batch,
+        (rows, provisional): (usize, usize),
+    ) -> (Vec<f32>, DeltaState) {
+        let (pool, isa, shape) = (Pool::new(1), Isa::Scalar, &net.shape);
+        let mut state = DeltaState::new(net);
+        let input = batch.part(net, 0..rows);
+        let segment = crate::ConvSegment {
+            rows: 0..rows,
+            history: &state.history,
+        };
+        let mut qkv = vec![0.0; input.mixed.len()];
+        crate::conv_silu(&pool, isa, &net.conv, &[segment], input.mixed, &mut qkv);
+        let keys = shape.key_heads * shape.key_dim;
+        for row in qkv.chunks_mut(shape.channels()) {
+            let scale = 1.0 / (shape.key_dim as f32).sqrt();
+            crate::l2_norm_in_place(isa, &mut row[..keys], shape.key_dim, scale);
+            crate::l2_norm_in_place(isa, &mut row[keys..2 * keys], shape.key_dim, 1.0);
+        }
+        let (mut decay, mut beta) = (vec![0.0; input.a.len()], vec![0.0; input.b.len()]);
+        let gates = crate::DeltaGates {
+            a: input.a,
+            b: input.b,
+            decay_rate: &net.decay_rate,
+            dt_bias: &net.dt_bias,
+        };
+        crate::delta_gates(isa, gates, &mut decay, &mut beta);
+        let inputs = crate::DeltaRows {
+            qkv: &qkv,
+            decay: &decay,
+            beta: &beta,
+        };
+        let mut out = vec![0.0; rows * shape.value_len()];
+        let segment = crate::DeltaSegment {
+            rows: 0..rows,
+            provisional,
+            state: &mut state.state,
+            records: &mut state.records,
+        };
+        crate::delta_rows(&pool, isa, shape, &inputs, &mut [segment], &mut out);
+        crate::gated_rms_norm(isa, &mut out, &net.norm, net.eps, input.z);
+        let settled = &input.mixed[..(rows - provisional) * shape.channels()];
+        conv_advance(&mut state.history, settled, shape.channels());
+        (out, state)
+    }
+
+    #[test]
+    fn one_region_has_the_bits_of_the_parts_alone() {
+        // With one thread a task takes a key head, with three a value head; rows exceed what a task takes at once.
+        for order in [HeadOrder::Grouped, HeadOrder::Tiled] {
+            let net = net_of(DeltaShape {
+                key_heads: 4,
+                value_heads: 8,
+                key_dim: 24,
+                value_dim: 64,
+                order,
+            });
+            let batch = Batch::new(&net, 75);
+            for (rows, provisional) in [(1, 0), (1, 1), (75, 0), (75, 2), (75, 40), (40, 40)] {
+                let (want, end) = by_parts(&net, &batch, (rows, provisional));
+                for (isa, threads) in Isa::usable().flat_map(|isa| [(isa, 1), (isa, 3)]) {
+                    let mut state = DeltaState::new(&net);
+                    let mut out = vec![0.0; want.len()];
+                    let runs = &mut [DeltaRun {
+                        rows: 0..rows,
+                        provisional,
+                        state: &mut state,
+                    }];
+                    let (input, mut scratch) = (batch.part(&net, 0..rows), DeltaScratch::default());
+                    let on = (&Pool::new(threads), isa);
+                    net.forward(on, &input, runs, &mut scratch, &mut out);
+                    let facts = |state: &DeltaState| {
+                        let records = &state.records;
+                        [
+                            &state.state,
+                            &state.history,
+                            &records.keys,
+                            &records.deltas,
+                            &records.decays,
+                        ]
+                        .map(|x| bits(x))
+                    };
+                    assert_eq!(
+                        bits(&out),
+                        bits(&want),
+                        "{isa} {threads} {rows} {provisional}"
+                    );
+                    assert!(
+                        facts(&state) == facts(&end),
+                        "{isa} {threads} {rows} {provisional}"
+                    );
+                }
+            }
+        }
     }
 }

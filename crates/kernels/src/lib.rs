@@ -29,7 +29,7 @@ mod route;
 mod testing;
 mod weight;
 
-pub use acts::{ActFormat, Acts};
+pub use acts::{ActFormat, Acts, add_norm_quantize, quantize_row, swiglu_quantize};
 pub use attention::{AttendRow, AttendShape, attend, attend_rows};
 pub use conv::{ConvSegment, ConvWeights, conv_advance, conv_silu};
 pub use delta::{
@@ -42,7 +42,10 @@ pub use error::KernelError;
 pub use isa::Isa;
 pub use kv::{KvStore, KvType, PAGE_POSITIONS};
 pub use math::{dot, exp, exp_row, ln, sigmoid, silu, softplus};
-pub use matmul::{MatmulTask, Rows, SEGMENTS_MAX, matmul, parallel_matmul, segments_for};
+pub use matmul::{
+    GatedTask, MatmulTask, Rows, SEGMENTS_MAX, matmul, parallel_gated, parallel_matmul,
+    segments_for,
+};
 pub use mix::{LogSum, add, argmax, axpy, max, scale, sigmoid_gate, softmax, swiglu};
 pub use norm::{gated_rms_norm, l2_norm_in_place, rms_norm, rms_norm_in_place, rms_norm_rows};
 pub use peaks::{multiply_f32, multiply_i8, read_through};

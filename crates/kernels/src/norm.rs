@@ -44,7 +44,7 @@ fn rms_norm_in_place_body(x: &mut [f32], weight: &[f32], eps: f32) {
 }
 
 #[inline(always)]
-fn l2_norm_body(x: &mut [f32], head_dim: usize, scale: f32) {
+pub(crate) fn l2_norm_body(x: &mut [f32], head_dim: usize, scale: f32) {
     assert!(head_dim > 0, "norm over no columns");
     assert_eq!(x.len() % head_dim, 0, "norm of broken heads");
     for x in x.chunks_exact_mut(head_dim) {
@@ -56,7 +56,7 @@ fn l2_norm_body(x: &mut [f32], head_dim: usize, scale: f32) {
 }
 
 #[inline(always)]
-fn gated_rms_norm_body(x: &mut [f32], weight: &[f32], eps: f32, z: &[f32]) {
+pub(crate) fn gated_rms_norm_body(x: &mut [f32], weight: &[f32], eps: f32, z: &[f32]) {
     assert!(!weight.is_empty(), "norm over no columns");
     assert_eq!(x.len(), z.len(), "norm with another number of gates");
     assert_eq!(x.len() % weight.len(), 0, "norm of broken heads");

@@ -13,11 +13,11 @@ use crate::{Isa, Pool, parallel_chunks};
 pub struct DeltaRecords {
     pub(super) rows: usize,
     /// `[rows][key_heads * key_dim]`
-    keys: Vec<f32>,
+    pub(crate) keys: Vec<f32>,
     /// `[rows][value_heads * value_dim]`
-    pub(super) deltas: Vec<f32>,
+    pub(crate) deltas: Vec<f32>,
     /// `[rows][value_heads]`
-    decays: Vec<f32>,
+    pub(crate) decays: Vec<f32>,
 }
 
 impl DeltaRecords {
@@ -35,18 +35,26 @@ impl DeltaRecords {
         self.decays.clear();
     }
 
-    /// Takes keys and decays of `range`; the deltas follow when they are computed.
-    pub(super) fn begin(&mut self, shape: &DeltaShape, rows: &DeltaRows<'_>, range: Range<usize>) {
-        let (channels, keys) = (shape.channels(), shape.key_heads * shape.key_dim);
+    /// Makes room for `rows` rows in place of all earlier ones.
+    pub(crate) fn begin(&mut self, shape: &DeltaShape, rows: usize) {
         self.clear();
-        self.rows = range.len();
-        self.decays.extend_from_slice(
+        self.rows = rows;
+        self.keys
+            .resize(rows * shape.key_heads * shape.key_dim, 0.0);
+        self.deltas.resize(rows * shape.value_len(), 0.0);
+        self.decays.resize(rows * shape.value_heads, 0.0);
+    }
+
+    /// Takes keys and decays of `range`, which has as many rows as there is room for.
+    pub(super) fn fill(&mut self, shape: &DeltaShape, rows: &DeltaRows<'_>, range: Range<usize>) {
+        let (channels, keys) = (shape.channels(), shape.key_heads * shape.key_dim);
+        self.decays.copy_from_slice(
             &rows.decay[range.start * shape.value_heads..range.end * shape.value_heads],
         );
-        for row in rows.qkv[range.start * channels..range.end * channels].chunks(channels) {
-            self.keys.extend_from_slice(&row[keys..2 * keys]);
+        let inputs = rows.qkv[range.start * channels..range.end * channels].chunks(channels);
+        for (mine, row) in self.keys.chunks_mut(keys).zip(inputs) {
+            mine.copy_from_slice(&row[keys..2 * keys]);
         }
-        self.deltas.resize(self.rows * shape.value_len(), 0.0);
     }
 }
 

@@ -1,8 +1,8 @@
-//! Dot products of quantised rows for AVX-512 with VNNI.
+//! Panels of quantised rows for AVX-512 with VNNI.
 //!
-//! Super-blocks go 64 values at a time: `dpbusd` sums four products into each 32-bit lane, at most
-//! 4 * 63 * 127 = 32004, so the lane's lower half holds it as an i16 and `dpwssd` multiplies it by the scale. The
-//! upper half of each scale lane is zero.
+//! `dpbusd` multiplies four unsigned weights of a row, which are one lane, with four activations that all lanes
+//! share, and adds the products to the lane: 16 rows by 4 columns in one instruction, exact in `i32`. Signed weights
+//! are stored with 128 added (Q4_0: with 8), which the sum of the activations takes off again.
 #![allow(
     unsafe_code,
     reason = "vector loads take pointers, trait functions cannot carry features safely"
@@ -12,380 +12,158 @@
     reason = "constant ranges over several arrays at once, which unroll"
 )]
 
+mod many_rows;
+mod one_row;
+mod scales;
+mod small_blocks;
+mod super_blocks;
+
 use std::arch::x86_64::*;
 
+use super::panel::{PANEL_ROWS, PanelKernel, PanelRows};
+use super::tile::Tile;
+use super::{avx512_floats, panel};
 use crate::WeightType;
-use crate::acts::{Q8_0_BYTES, Q8K_BYTES, Q8K_SUMS};
-use crate::dequant::scales_and_mins;
 
-use super::avx2::{
-    PREFETCH_BYTES, lane_scales, load, load_half, nibbles, packed, prefetch, store, sums_to_lanes,
-};
-use super::avx512_floats;
-use super::tile::{A_MAX, LANES, Operands, Parts, Tile, W_MAX, blocks, f32_at, u16_at};
-
-/// The tiles of a type, wide ones first.
-pub(super) fn tiles(ty: WeightType) -> &'static [Tile] {
-    macro_rules! table {
-        ($run:ident, $block:ty, $bytes:literal) => {{
-            // SAFETY: `Product::new` hands these out for AVX-512 alone, whose presence its callers have checked.
-            const TILES: &[Tile] = unsafe {
-                &[
-                    Tile::new(1, 8, $run::<$block, $bytes, 1, 8>),
-                    Tile::new(1, 4, $run::<$block, $bytes, 1, 4>),
-                    Tile::new(4, 1, $run::<$block, $bytes, 4, 1>),
-                ]
-            };
-            TILES
-        }};
-    }
+/// How products of a type are computed.
+pub(super) fn kernel(ty: WeightType) -> Option<&'static PanelKernel> {
     match ty {
-        WeightType::F32 | WeightType::F16 | WeightType::BF16 => avx512_floats::tiles(ty),
-        WeightType::Q8_0 => table!(small_tile, Q8_0, 34),
-        WeightType::Q4_0 => table!(small_tile, Q4_0, 18),
-        WeightType::Q4K => table!(super_tile, Q4K, 144),
-        WeightType::Q5K => table!(super_tile, Q5K, 176),
-        WeightType::Q6K => table!(super_tile, Q6K, 210),
+        WeightType::F32 | WeightType::F16 | WeightType::BF16 => None,
+        WeightType::Q8_0 => Some(&small_blocks::Q8_0),
+        WeightType::Q4_0 => Some(&small_blocks::Q4_0),
+        WeightType::Q4K => Some(&super_blocks::Q4K),
+        WeightType::Q5K => Some(&super_blocks::Q5K),
+        WeightType::Q6K => Some(&super_blocks::Q6K),
     }
 }
 
-/// A block of 256 made ready for activations.
-struct Unpacked {
-    /// Unsigned quants, ascending.
-    q: [__m512i; 4],
-    /// The scale of each four values, in the lower half of a 32-bit lane.
-    scales: [__m512i; 4],
-    /// What the 16 group sums of the activations are multiplied by.
-    of_sums: __m256i,
+/// The tiles of a float type, wide ones first.
+pub(super) fn tiles(ty: WeightType) -> &'static [Tile] {
+    avx512_floats::tiles(ty)
 }
 
-trait SuperBlock<const BYTES: usize> {
-    /// Whether products with group sums have a scale of their own; else they belong to the integer sum.
-    const MINS: bool;
-
-    /// # Safety
-    /// Needs AVX-512 F and BW.
-    unsafe fn unpack(block: &[u8; BYTES]) -> Unpacked;
-
-    /// `d` and, with `MINS`, `dmin`, as f16.
-    fn deltas(block: &[u8; BYTES]) -> (u16, u16);
-}
-
-struct Q4K;
-struct Q5K;
-struct Q6K;
-
-impl SuperBlock<144> for Q4K {
-    const MINS: bool = true;
-
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
-    unsafe fn unpack(block: &[u8; 144]) -> Unpacked {
-        let (scales, of_sums) = six_bit_scales(packed(block));
-        let mut q = [_mm512_setzero_si512(); 4];
-        for j in 0..4 {
-            q[j] = low_then_high(load(block, 16 + 32 * j));
-        }
-        Unpacked { q, scales, of_sums }
-    }
-
-    #[inline]
-    fn deltas(block: &[u8; 144]) -> (u16, u16) {
-        (u16_at(block, 0), u16_at(block, 2))
-    }
-}
-
-impl SuperBlock<176> for Q5K {
-    const MINS: bool = true;
-
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
-    unsafe fn unpack(block: &[u8; 176]) -> Unpacked {
-        let (scales, of_sums) = six_bit_scales(packed(block));
-        let high = _mm512_broadcast_i64x4(load(block, 16));
-        let bits: [(i8, i8); 4] = [(1, 2), (4, 8), (16, 32), (64, -128)];
-        let mut q = [_mm512_setzero_si512(); 4];
-        for j in 0..4 {
-            let low = low_then_high(load(block, 48 + 32 * j));
-            let bit = both(_mm256_set1_epi8(bits[j].0), _mm256_set1_epi8(bits[j].1));
-            let fifth = _mm512_test_epi8_mask(high, bit);
-            q[j] = _mm512_mask_add_epi8(low, fifth, low, _mm512_set1_epi8(16));
-        }
-        Unpacked { q, scales, of_sums }
-    }
-
-    #[inline]
-    fn deltas(block: &[u8; 176]) -> (u16, u16) {
-        (u16_at(block, 0), u16_at(block, 2))
-    }
-}
-
-impl SuperBlock<210> for Q6K {
-    const MINS: bool = false;
-
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
-    unsafe fn unpack(block: &[u8; 210]) -> Unpacked {
-        let nibble = _mm512_set1_epi8(15);
-        let top = _mm512_set1_epi8(0x30);
-        let left = both(_mm256_set1_epi16(4), _mm256_set1_epi16(2));
-        let right = both(_mm256_setzero_si256(), _mm256_set1_epi16(2));
-        let mut q = [_mm512_setzero_si512(); 4];
-        for n in 0..2 {
-            let low = load_double(block, 64 * n);
-            let high = _mm512_broadcast_i64x4(load(block, 128 + 32 * n));
-            q[2 * n] = _mm512_or_si512(
-                _mm512_and_si512(low, nibble),
-                _mm512_and_si512(_mm512_sllv_epi16(high, left), top),
-            );
-            q[2 * n + 1] = _mm512_or_si512(
-                _mm512_and_si512(_mm512_srli_epi16::<4>(low), nibble),
-                _mm512_and_si512(_mm512_srlv_epi16(high, right), top),
-            );
-        }
-        let stored = load_half(block, 192);
-        let lanes = _mm512_and_si512(_mm512_cvtepi8_epi32(stored), _mm512_set1_epi32(0xffff));
-        let mut scales = [_mm512_setzero_si512(); 4];
-        for (j, first) in [0, 4, 8, 12].into_iter().enumerate() {
-            let pick = _mm512_setr_epi32(
-                first,
-                first,
-                first,
-                first,
-                first + 1,
-                first + 1,
-                first + 1,
-                first + 1,
-                first + 2,
-                first + 2,
-                first + 2,
-                first + 2,
-                first + 3,
-                first + 3,
-                first + 3,
-                first + 3,
-            );
-            scales[j] = _mm512_permutexvar_epi32(pick, lanes);
-        }
-        // A value is q - 32, so each group sum counts -32 times its scale.
-        let of_sums = _mm256_sub_epi16(
-            _mm256_setzero_si256(),
-            _mm256_slli_epi16::<5>(_mm256_cvtepi8_epi16(stored)),
-        );
-        Unpacked { q, scales, of_sums }
-    }
-
-    #[inline]
-    fn deltas(block: &[u8; 210]) -> (u16, u16) {
-        (u16_at(block, 208), 0)
-    }
-}
-
-/// The lower nibbles of 32 bytes, then the upper ones.
+/// Sixteen columns of a panel: lane `r` of the vector `i` holds bytes `4 i .. 4 i + 4` of row `r`, counted from `at`.
+///
+/// # Safety
+/// Every row must have 16 bytes at `at`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
-fn low_then_high(qs: __m256i) -> __m512i {
-    _mm512_and_si512(both(qs, _mm256_srli_epi16::<4>(qs)), _mm512_set1_epi8(15))
+unsafe fn columns(rows: PanelRows<'_>, at: usize) -> [__m512i; 4] {
+    let stride = rows.row_bytes();
+    let mut v = [_mm512_setzero_si512(); 4];
+    // SAFETY: the caller promises the bytes in each of the rows; the loads ask for no alignment.
+    unsafe {
+        let first = rows.start().add(at);
+        let quarters = [
+            first,
+            first.add(4 * stride),
+            first.add(8 * stride),
+            first.add(12 * stride),
+        ];
+        for i in 0..4 {
+            let row = |quarter: usize| _mm_loadu_si128(quarters[quarter].add(i * stride).cast());
+            let low = _mm512_castsi128_si512(row(0));
+            let low = _mm512_inserti32x4::<1>(low, row(1));
+            let low = _mm512_inserti32x4::<2>(low, row(2));
+            v[i] = _mm512_inserti32x4::<3>(low, row(3));
+        }
+    }
+    transpose(v)
 }
 
+/// Transposes four rows of dwords within each quarter of the vectors: lane `4 q + r` of the result `i` is dword
+/// `4 q + i` of row `r`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
+fn transpose(v: [__m512i; 4]) -> [__m512i; 4] {
+    let t0 = _mm512_unpacklo_epi32(v[0], v[1]);
+    let t1 = _mm512_unpackhi_epi32(v[0], v[1]);
+    let t2 = _mm512_unpacklo_epi32(v[2], v[3]);
+    let t3 = _mm512_unpackhi_epi32(v[2], v[3]);
+    [
+        _mm512_unpacklo_epi64(t0, t2),
+        _mm512_unpackhi_epi64(t0, t2),
+        _mm512_unpacklo_epi64(t1, t3),
+        _mm512_unpackhi_epi64(t1, t3),
+    ]
+}
+
+/// Asks for `bytes` bytes of every row of the panel after this one, as many as block `block` takes. They are asked for
+/// in the order in which they lie in memory. Past the end of the weights that asks for something useless, no more.
+#[inline(always)]
+#[allow(
+    clippy::inline_always,
+    reason = "once a block, and a call would spill every register"
+)]
+fn prefetch(rows: PanelRows<'_>, block: usize, bytes: usize) {
+    let panel = PANEL_ROWS * rows.row_bytes();
+    let ahead = rows
+        .start()
+        .wrapping_add(panel + block * PANEL_ROWS * bytes);
+    for line in 0..(PANEL_ROWS * bytes).div_ceil(64) {
+        // SAFETY: a prefetch reads nothing, wherever it points.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(64 * line).cast()) };
+    }
+}
+
+/// Four activations for all lanes.
+///
+/// # Safety
+/// `act` must have four bytes at `at`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
+unsafe fn four(act: *const u8, at: usize) -> __m512i {
+    // SAFETY: the caller's promise; no alignment is needed.
+    _mm512_set1_epi32(unsafe { act.add(at).cast::<i32>().read_unaligned() })
+}
+
+/// The scale at the start of an activation block, for all lanes.
+///
+/// # Safety
+/// `act` must be a block of activations.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
+unsafe fn act_scale(act: *const u8) -> __m512 {
+    // SAFETY: a block starts with an f32; no alignment is needed.
+    _mm512_set1_ps(unsafe { act.cast::<f32>().read_unaligned() })
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
+fn load_sums(sums: &panel::Sums) -> __m512 {
+    // SAFETY: the array is a whole vector; the load asks for no alignment.
+    unsafe { _mm512_loadu_ps(sums.as_ptr()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
+fn store_sums(sums: &mut panel::Sums, v: __m512) {
+    // SAFETY: the array is a whole vector; the store asks for no alignment.
+    unsafe { _mm512_storeu_ps(sums.as_mut_ptr(), v) }
+}
+
+/// Two halves as one vector.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
 fn both(low: __m256i, high: __m256i) -> __m512i {
     _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high)
 }
 
-/// Scales for 64 values each, two groups of 32, and the mins of the 16 groups.
+/// A line of an `Unpacked`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
-fn six_bit_scales(packed: &[u8; 12]) -> ([__m512i; 4], __m256i) {
-    let (scales, mins) = scales_and_mins(packed);
-    let lanes = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(scales.cast_signed()));
-    let lanes = _mm512_castsi256_si512(lanes);
-    let mut out = [_mm512_setzero_si512(); 4];
-    for (out, first) in out.iter_mut().zip([0, 2, 4, 6]) {
-        let pick = both(_mm256_set1_epi32(first), _mm256_set1_epi32(first + 1));
-        *out = _mm512_permutexvar_epi32(pick, lanes);
-    }
-    let mins = _mm_cvtsi64_si128(mins.cast_signed());
-    (out, _mm256_cvtepu8_epi16(_mm_unpacklo_epi8(mins, mins)))
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
-fn super_tile<K: SuperBlock<BYTES>, const BYTES: usize, const W: usize, const A: usize>(
-    operands: &Operands<'_>,
-) -> [f32; LANES] {
-    let mut parts = Parts::new();
-    for segment in 0..operands.segments {
-        let (w, a) = blocks::<BYTES, Q8K_BYTES, W, A>(operands, segment);
-        parts.set(
-            segment,
-            super_span::<K, BYTES, W, A>(&w, &a, operands.ahead),
-        );
-    }
-    parts.tree(operands.segments)
+fn load_line<T>(line: &[T; PANEL_ROWS]) -> __m512i {
+    const { assert!(size_of::<T>() == 4) };
+    // SAFETY: the array is a whole vector; the load asks for no alignment.
+    unsafe { _mm512_loadu_si512(line.as_ptr().cast()) }
 }
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
-fn super_span<K: SuperBlock<BYTES>, const BYTES: usize, const W: usize, const A: usize>(
-    w: &[&[[u8; BYTES]]; W_MAX],
-    a: &[&[[u8; Q8K_BYTES]]; A_MAX],
-    ahead: usize,
-) -> [f32; LANES] {
-    let mut acc = _mm256_setzero_ps();
-    for b in 0..w[0].len() {
-        let mut sums = [_mm256_setzero_si256(); LANES];
-        let mut min_sums = [_mm256_setzero_si256(); LANES];
-        let (mut deltas, mut min_deltas) = ([0u16; W], [0u16; W]);
-        for i in 0..W {
-            let block = &w[i][b];
-            if A == 1 {
-                prefetch(block, ahead);
-            }
-            // SAFETY: this function has the features that `unpack` needs.
-            let unpacked = unsafe { K::unpack(block) };
-            (deltas[i], min_deltas[i]) = K::deltas(block);
-            for j in 0..A {
-                let act = &a[j][b];
-                let with_sums = _mm256_madd_epi16(load(act, Q8K_SUMS), unpacked.of_sums);
-                let sum = dot(&unpacked, act);
-                if K::MINS {
-                    min_sums[i * A + j] = with_sums;
-                    sums[i * A + j] = sum;
-                } else {
-                    sums[i * A + j] = _mm256_add_epi32(sum, with_sums);
-                }
-            }
-        }
-        let mut scales = [0f32; A];
-        for j in 0..A {
-            scales[j] = f32_at(&a[j][b], 0);
-        }
-        let d = lane_scales::<W, A>(deltas, scales);
-        acc = _mm256_fmadd_ps(d, sums_to_lanes::<W, A>(&sums), acc);
-        if K::MINS {
-            let d = lane_scales::<W, A>(min_deltas, scales);
-            acc = _mm256_fnmadd_ps(d, sums_to_lanes::<W, A>(&min_sums), acc);
-        }
-    }
-    store(acc)
-}
-
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
-fn dot(w: &Unpacked, act: &[u8; Q8K_BYTES]) -> __m256i {
-    let mut sum = _mm512_setzero_si512();
-    for j in 0..4 {
-        let x = load_double(act, 4 + 64 * j);
-        let fours = _mm512_dpbusd_epi32(_mm512_setzero_si512(), w.q[j], x);
-        sum = _mm512_dpwssd_epi32(sum, fours, w.scales[j]);
-    }
-    _mm256_add_epi32(
-        _mm512_castsi512_si256(sum),
-        _mm512_extracti64x4_epi64::<1>(sum),
-    )
-}
-
-/// A block of 32 made ready for activations.
-trait SmallBlock<const BYTES: usize> {
-    /// # Safety
-    /// Needs AVX2.
-    unsafe fn unpack(block: &[u8; BYTES]) -> [__m256i; 2];
-
-    /// Sums of four products each; `eights` are those of eight times the activations.
-    ///
-    /// # Safety
-    /// Needs AVX-512 VL and VNNI.
-    unsafe fn fours(w: [__m256i; 2], act: __m256i, eights: __m256i) -> __m256i;
-}
-
-struct Q8_0;
-struct Q4_0;
-
-impl SmallBlock<34> for Q8_0 {
-    /// Magnitudes, and the quants for their signs.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
-    unsafe fn unpack(block: &[u8; 34]) -> [__m256i; 2] {
-        let q = load(block, 2);
-        [_mm256_abs_epi8(q), q]
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
-    unsafe fn fours(w: [__m256i; 2], act: __m256i, _eights: __m256i) -> __m256i {
-        let signed = _mm256_sign_epi8(act, w[1]);
-        _mm256_dpbusd_epi32(_mm256_setzero_si256(), w[0], signed)
-    }
-}
-
-impl SmallBlock<18> for Q4_0 {
-    /// Quants before 8 is taken off.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
-    unsafe fn unpack(block: &[u8; 18]) -> [__m256i; 2] {
-        let q = nibbles(block);
-        [q, q]
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
-    unsafe fn fours(w: [__m256i; 2], act: __m256i, eights: __m256i) -> __m256i {
-        let sum = _mm256_dpbusd_epi32(_mm256_setzero_si256(), w[0], act);
-        _mm256_sub_epi32(sum, eights)
-    }
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
-fn small_tile<K: SmallBlock<BYTES>, const BYTES: usize, const W: usize, const A: usize>(
-    operands: &Operands<'_>,
-) -> [f32; LANES] {
-    let mut parts = Parts::new();
-    for segment in 0..operands.segments {
-        let (w, a) = blocks::<BYTES, Q8_0_BYTES, W, A>(operands, segment);
-        parts.set(
-            segment,
-            small_span::<K, BYTES, W, A>(&w, &a, operands.ahead),
-        );
-    }
-    parts.tree(operands.segments)
-}
-
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
-fn small_span<K: SmallBlock<BYTES>, const BYTES: usize, const W: usize, const A: usize>(
-    w: &[&[[u8; BYTES]]; W_MAX],
-    a: &[&[[u8; Q8_0_BYTES]]; A_MAX],
-    ahead: usize,
-) -> [f32; LANES] {
-    let mut acc = _mm256_setzero_ps();
-    for b in 0..w[0].len() {
-        let mut sums = [_mm256_setzero_si256(); LANES];
-        let mut deltas = [0u16; W];
-        let mut unpacked = [[_mm256_setzero_si256(); 2]; W];
-        for i in 0..W {
-            let block = &w[i][b];
-            if A == 1 && b.is_multiple_of(PREFETCH_BYTES / BYTES) {
-                prefetch(block, ahead);
-            }
-            // SAFETY: this function has the features that `unpack` needs.
-            unpacked[i] = unsafe { K::unpack(block) };
-            deltas[i] = u16_at(block, 0);
-        }
-        let mut scales = [0f32; A];
-        for j in 0..A {
-            scales[j] = f32_at(&a[j][b], 0);
-            let act = load(&a[j][b], 4);
-            let eights = _mm256_dpbusd_epi32(_mm256_setzero_si256(), _mm256_set1_epi8(8), act);
-            for i in 0..W {
-                // SAFETY: this function has the features that `fours` needs.
-                sums[i * A + j] = unsafe { K::fours(unpacked[i], act, eights) };
-            }
-        }
-        let d = lane_scales::<W, A>(deltas, scales);
-        acc = _mm256_fmadd_ps(d, sums_to_lanes::<W, A>(&sums), acc);
-    }
-    store(acc)
+fn store_line<T>(line: &mut [T; PANEL_ROWS], v: __m512i) {
+    const { assert!(size_of::<T>() == 4) };
+    // SAFETY: the array is a whole vector; the store asks for no alignment.
+    unsafe { _mm512_storeu_si512(line.as_mut_ptr().cast(), v) }
 }
 
 #[inline]

@@ -1,7 +1,7 @@
 //! Products of stored weight matrices with rows of activations.
 //!
-//! Owns the numeric contract of dot products, the loop over tiles of weight and activation rows, and the
-//! cutting of several products into one parallel region. The arithmetic of a tile lives in one file per
+//! Owns the numeric contract of dot products and the loops over tiles or panels of weight and activation rows;
+//! `region` cuts several products into one parallel region. The arithmetic of a tile lives in one file per
 //! instruction set; `scalar` is the definition and the others give equal bits.
 //!
 //! A dot of quantised rows keeps each block's integer sum exact in `i32` and adds it with one f32 fused
@@ -22,14 +22,19 @@ mod avx512_floats;
 mod neon;
 #[cfg(target_arch = "aarch64")]
 mod neon_floats;
+mod panel;
+mod region;
 mod scalar;
 mod tile;
 
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use crate::{Acts, Isa, Matrix, Pool, WeightType};
+use crate::{Acts, Isa, Matrix, WeightType};
+use panel::{PanelKernel, Panels, STRIP_ROWS};
 use tile::{A_MAX, LANES, Operands, Tile, W_MAX};
+
+pub use region::{GatedTask, parallel_gated, parallel_matmul};
 
 /// The largest number of segments that the columns of a product are cut into.
 pub const SEGMENTS_MAX: usize = 8;
@@ -144,46 +149,14 @@ pub fn matmul(isa: Isa, task: &mut MatmulTask<'_>) {
     Product::new(isa, task.w, task.acts, &task.act_rows, task.segments).run(rows, &out);
 }
 
-/// Computes several independent products as one parallel region.
-///
-/// # Panics
-/// If shapes do not fit each other or `isa` cannot run here.
-pub fn parallel_matmul(pool: &Pool, isa: Isa, tasks: &mut [MatmulTask<'_>]) {
-    assert!(isa.available(), "{isa} kernels on a processor without it");
-    let mut products = Vec::with_capacity(tasks.len());
-    let mut chunks = Vec::new();
-    for (index, task) in tasks.iter_mut().enumerate() {
-        task.check();
-        let step = chunk_rows(&task.w, task.act_rows.len());
-        let starts = (0..task.w.rows).step_by(step);
-        chunks.extend(starts.map(|start| (index, start..(start + step).min(task.w.rows))));
-        let product = Product::new(isa, task.w, task.acts, &task.act_rows, task.segments);
-        products.push((product, Output::new(task.out, task.w.rows)));
-    }
-    pool.run(chunks.len(), &|index| {
-        let (task, rows) = &chunks[index];
-        let (product, out) = &products[*task];
-        product.run(rows.clone(), out);
-    });
-}
-
-/// Weight rows in one unit of parallel work: enough bytes to be worth handing out, few enough that all
-/// threads end together, and less of them the more activation rows each one meets.
-fn chunk_rows(w: &Matrix<'_>, act_rows: usize) -> usize {
-    let bytes = match act_rows {
-        0..=8 => 64 * 1024,
-        9..=64 => 32 * 1024,
-        _ => 16 * 1024,
-    };
-    let rows = bytes / w.row_bytes().max(1);
-    (rows / W_MAX).max(1) * W_MAX
-}
-
 /// The output of one product, written by several threads at once, each its own columns.
 struct Output<'a> {
     start: *mut f32,
     len: usize,
+    /// Columns in a row.
     width: usize,
+    /// The weight row that belongs to the first column.
+    first: usize,
     _borrow: PhantomData<&'a mut [f32]>,
 }
 
@@ -191,38 +164,77 @@ struct Output<'a> {
     unsafe_code,
     reason = "threads write disjoint columns of one row-major output"
 )]
-// SAFETY: `Output` is a mutable borrow of f32s. It is shared only by `parallel_matmul`, whose chunks cover
+// SAFETY: `Output` is a mutable borrow of f32s. It is shared only by regions, whose chunks cover
 // disjoint columns, so no element is written by two threads; nothing is read through it.
 unsafe impl Sync for Output<'_> {}
 
 impl<'a> Output<'a> {
+    /// Rows of `width` columns.
     fn new(out: &'a mut [f32], width: usize) -> Self {
+        Output::part(out, 0..width)
+    }
+
+    /// Rows that hold the outputs of the weight rows `columns` alone.
+    fn part(out: &'a mut [f32], columns: Range<usize>) -> Self {
         Output {
             start: out.as_mut_ptr(),
             len: out.len(),
-            width,
+            width: columns.len(),
+            first: columns.start,
             _borrow: PhantomData,
         }
     }
 
-    /// Writes one value; the caller owns `column` in every row.
-    fn write(&self, row: usize, column: usize, value: f32) {
+    /// Neighbouring outputs of a row; the caller owns these columns in every row.
+    #[allow(
+        clippy::mut_from_ref,
+        unsafe_code,
+        reason = "threads write disjoint columns of one row-major output"
+    )]
+    fn columns(&self, row: usize, column: usize, count: usize) -> &mut [f32] {
+        let column = column - self.first;
         let at = row * self.width + column;
-        assert!(at < self.len, "output {at} of {}", self.len);
-        #[allow(
-            unsafe_code,
-            reason = "threads write disjoint columns of one row-major output"
-        )]
-        // SAFETY: in bounds by the assertion, and no other thread writes this column.
-        unsafe {
-            self.start.add(at).write(value);
+        assert!(
+            column + count <= self.width && at + count <= self.len,
+            "outputs {at} + {count} of {}",
+            self.len
+        );
+        // SAFETY: in bounds by the assertion, and no other thread touches these columns.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(at), count) }
+    }
+}
+
+/// How an instruction set computes products of a type.
+#[derive(Clone, Copy)]
+enum Method {
+    Tiles(&'static [Tile]),
+    #[cfg_attr(
+        not(target_arch = "x86_64"),
+        allow(dead_code, reason = "panels exist for x86 alone")
+    )]
+    Panels(&'static PanelKernel),
+}
+
+impl Method {
+    fn of(isa: Isa, ty: WeightType) -> Method {
+        match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => Method::Tiles(avx2::tiles(ty)),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => match avx512::kernel(ty) {
+                Some(kernel) => Method::Panels(kernel),
+                None => Method::Tiles(avx512::tiles(ty)),
+            },
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => Method::Tiles(neon::tiles(ty)),
+            _ => Method::Tiles(scalar::tiles(ty)),
         }
     }
 }
 
 /// One product, ready to be computed for any range of weight rows.
 struct Product<'a> {
-    tiles: &'static [Tile],
+    method: Method,
     w: Matrix<'a>,
     acts: &'a Acts,
     act_rows: &'a Rows<'a>,
@@ -238,19 +250,8 @@ impl<'a> Product<'a> {
         act_rows: &'a Rows<'a>,
         segments: usize,
     ) -> Self {
-        let tiles = match isa {
-            Isa::Scalar => scalar::tiles(w.ty),
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => avx2::tiles(w.ty),
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => avx512::tiles(w.ty),
-            #[cfg(target_arch = "aarch64")]
-            Isa::Neon => neon::tiles(w.ty),
-            #[allow(unreachable_patterns, reason = "depends on the target")]
-            _ => scalar::tiles(w.ty),
-        };
         Product {
-            tiles,
+            method: Method::of(isa, w.ty),
             w,
             acts,
             act_rows,
@@ -258,13 +259,38 @@ impl<'a> Product<'a> {
         }
     }
 
-    /// Computes the outputs of `rows` of the weights. Activation tiles are the outer loop: a tile stays in the
-    /// first cache while the weight rows, a chunk that fits the second, pass by.
+    /// Computes the outputs of `rows` of the weights.
     fn run(&self, rows: Range<usize>, out: &Output<'_>) {
+        match self.method {
+            Method::Tiles(tiles) => self.run_tiles(tiles, &rows, out),
+            Method::Panels(kernel) => self.run_panels(kernel, &rows, out),
+        }
+    }
+
+    /// Strips of activation rows are the outer loop: a strip stays in the second cache while panels pass by.
+    fn run_panels(&self, kernel: &'static PanelKernel, rows: &Range<usize>, out: &Output<'_>) {
+        let panels = Panels {
+            kernel,
+            w: self.w,
+            segments: self.segments,
+        };
+        let mut acts = [&[] as &[u8]; STRIP_ROWS];
+        for first in (0..self.act_rows.len()).step_by(STRIP_ROWS) {
+            let count = STRIP_ROWS.min(self.act_rows.len() - first);
+            for (i, act) in acts[..count].iter_mut().enumerate() {
+                *act = self.acts.row_bytes(self.act_rows.get(first + i));
+            }
+            panels.run(rows, &acts[..count], first, out);
+        }
+    }
+
+    /// Activation tiles are the outer loop: a tile stays in the first cache while the weight rows, a chunk that fits
+    /// the second, pass by.
+    fn run_tiles(&self, tiles: &'static [Tile], rows: &Range<usize>, out: &Output<'_>) {
         let mut first = 0;
         while first < self.act_rows.len() {
             let left = self.act_rows.len() - first;
-            let tile = tile::fitting(self.tiles, left);
+            let tile = tile::fitting(tiles, left);
             let count = left.min(tile.acts);
             self.run_tile(tile, rows.clone(), first..first + count, out);
             first += count;
@@ -291,7 +317,7 @@ impl<'a> Product<'a> {
             let sums: [f32; LANES] = tile.compute(&operands);
             for i in 0..tile.weights.min(rows.end - start) {
                 for (j, row) in acts.clone().enumerate() {
-                    out.write(row, start + i, sums[i * tile.acts + j]);
+                    out.columns(row, start + i, 1)[0] = sums[i * tile.acts + j];
                 }
             }
         }

@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::dequant::dequantize_row;
-use crate::{ActFormat, KernelError};
+use crate::{ActFormat, KernelError, Pool, swiglu};
 use proptest::prelude::*;
 
 /// A small generator with a fixed answer for a seed.
@@ -269,6 +269,46 @@ fn one_parallel_region_equals_products_one_by_one() {
                 let expected = product(Isa::Scalar, matrices[i], &acts[i], rows, segments);
                 assert_eq!(bits(out), bits(&expected), "{isa} {:?}", shapes[i]);
             }
+        }
+    }
+}
+
+#[test]
+fn gated_pairs_equal_products_and_swiglu() {
+    let mut noise = Noise(11);
+    // Several pieces each, the last one cut; formats that differ, and rows picked from a list.
+    let shapes = [
+        (WeightType::Q4K, WeightType::Q4K, 333, 1024, 5),
+        (WeightType::Q6K, WeightType::Q8_0, 40, 512, 1),
+        (WeightType::F32, WeightType::BF16, 17, 100, 3),
+    ];
+    for isa in Isa::usable() {
+        for (gate_ty, up_ty, rows, cols, n) in shapes {
+            let stored = [gate_ty, up_ty].map(|ty| noise.weights(ty, rows, cols));
+            let [gate, up] = [(gate_ty, &stored[0]), (up_ty, &stored[1])]
+                .map(|(ty, bytes)| Matrix::new(ty, rows, cols, bytes).unwrap());
+            let x: Vec<f32> = (0..4 * cols).map(|_| noise.float()).collect();
+            let acts = [gate_ty, up_ty].map(|ty| {
+                let mut acts = Acts::new();
+                acts.quantize(isa, ty.act_format(), &x, cols);
+                acts
+            });
+            let list: Vec<u32> = (0..n).map(|i| 3 - i % 4).collect();
+            let of_list = || Rows::List(&list);
+            let gates = product(Isa::Scalar, gate, &acts[0], of_list(), 1);
+            let ups = product(Isa::Scalar, up, &acts[1], of_list(), 1);
+            let mut expected = vec![0.0; gates.len()];
+            swiglu(Isa::Scalar, &gates, &ups, &mut expected);
+            let mut out = vec![f32::NAN; gates.len()];
+            let task = GatedTask {
+                gate,
+                up,
+                acts: [&acts[0], &acts[1]],
+                act_rows: of_list(),
+                out: &mut out,
+            };
+            parallel_gated(&Pool::new(2), isa, &mut [task]);
+            assert_eq!(bits(&out), bits(&expected), "{isa} {gate_ty}");
         }
     }
 }
