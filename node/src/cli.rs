@@ -149,6 +149,7 @@ struct Bench {
 struct Merged {
     memory: Option<String>,
     threads: Option<usize>,
+    #[serde(default, deserialize_with = "crate::cores::setting")]
     cores: Option<String>,
     name: Option<String>,
     data_dir: Option<PathBuf>,
@@ -160,6 +161,7 @@ struct Merged {
 #[derive(Debug, Deserialize)]
 struct BenchMerged {
     threads: Option<usize>,
+    #[serde(default, deserialize_with = "crate::cores::setting")]
     cores: Option<String>,
     kernels: Option<String>,
 }

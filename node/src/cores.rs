@@ -7,6 +7,8 @@
 
 use std::collections::BTreeSet;
 
+use serde::{Deserialize, Deserializer};
+
 /// Largest core number that is understood.
 const CORE_MAX: usize = 1023;
 
@@ -42,6 +44,24 @@ pub fn parse_list(text: &str) -> Result<Vec<usize>, String> {
         }
     }
     Ok(cores)
+}
+
+/// A list of cores as a setting: text, or a single number, which the environment and a file give without quotes.
+///
+/// # Errors
+/// When it is neither.
+pub fn setting<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "a list of cores such as 0,2-3 was expected")]
+    enum Given {
+        One(usize),
+        List(String),
+    }
+    let given = Option::<Given>::deserialize(from)?;
+    Ok(given.map(|given| match given {
+        Given::One(core) => core.to_string(),
+        Given::List(text) => text,
+    }))
 }
 
 /// What a system says of its processors.
@@ -137,6 +157,20 @@ mod tests {
             let error = parse_list(text).unwrap_err();
             assert!(error.contains(text.trim()), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn a_setting_of_cores_may_be_a_bare_number() {
+        for (given, text) in [
+            ("3", Some("3")),
+            ("\"0,2-3\"", Some("0,2-3")),
+            ("null", None),
+        ] {
+            let got = setting(&mut serde_json::Deserializer::from_str(given)).unwrap();
+            assert_eq!(got.as_deref(), text, "{given}");
+        }
+        let error = setting(&mut serde_json::Deserializer::from_str("1.5")).unwrap_err();
+        assert!(error.to_string().contains("such as 0,2-3"), "{error}");
     }
 
     #[test]

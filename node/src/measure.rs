@@ -238,7 +238,7 @@ fn limits(exec: &engine::Exec, bytes: &[u8]) -> Limits {
     };
     Limits {
         read_bytes_per_s_one_thread: per_second(bytes.len(), one),
-        read_bytes_per_s: per_second(bytes.len(), all),
+        read_bytes_per_s: per_second(bytes.len(), all.min(one)),
         f32_macs_per_s: peak(kernels::multiply_f32),
         int8_macs_per_s: peak(kernels::multiply_i8),
     }
@@ -282,9 +282,10 @@ impl Report {
     pub fn table(&self) -> String {
         let limits = &self.limits;
         let mut text = format!(
-            "{} on {} threads\n\nlimits of this machine\n  memory      {:8.1} GB/s, one thread {:.1} GB/s\n  f32 peak    {:8.1} Gop/s\n  int8 peak   {:8.1} Gop/s\n\n{:8} {:>12} {:>10} {:>14} {:>10}\n",
+            "{} on {} thread{}\n\nlimits of this machine\n  memory      {:8.1} GB/s, one thread {:.1} GB/s\n  f32 peak    {:8.1} Gop/s\n  int8 peak   {:8.1} Gop/s\n\n{:8} {:>12} {:>10} {:>14} {:>10}\n",
             self.kernels,
             self.threads,
+            if self.threads == 1 { "" } else { "s" },
             limits.read_bytes_per_s / 1e9,
             limits.read_bytes_per_s_one_thread / 1e9,
             limits.f32_macs_per_s * 2e-9,

@@ -14,8 +14,10 @@ use crate::Isa;
 
 /// Chains of dependent operations that run side by side: more than latency times throughput anywhere.
 const CHAINS: usize = 12;
-/// Words of 8 bytes that one turn of the read loop takes: eight vectors of 64 bytes.
-const WORDS: usize = 64;
+/// Places that the read loop reads at in turns, as the kernels read several rows: a processor fetches ahead at each.
+const STREAMS: usize = 8;
+/// Words of 8 bytes that one turn of the read loop takes at each place: four vectors of 64 bytes.
+const WORDS: usize = 32;
 
 /// Reads all of `bytes` (but for an odd end) with plain wide loads, and returns a value that depends on them.
 #[must_use]
@@ -30,11 +32,14 @@ kernel! {
 #[inline(always)]
 fn read_body(bytes: &[u8]) -> u64 {
     let mut sums = [0u64; WORDS];
-    let (turns, _) = bytes.as_chunks::<{ 8 * WORDS }>();
-    for turn in turns {
-        let (words, _) = turn.as_chunks::<8>();
-        for (sum, word) in sums.iter_mut().zip(words) {
-            *sum ^= u64::from_le_bytes(*word);
+    let (runs, _) = bytes.as_chunks::<{ 8 * WORDS }>();
+    let turns = runs.len() / STREAMS;
+    for turn in 0..turns {
+        for run in runs[turn..].iter().step_by(turns).take(STREAMS) {
+            let (words, _) = run.as_chunks::<8>();
+            for (sum, word) in sums.iter_mut().zip(words) {
+                *sum ^= u64::from_le_bytes(*word);
+            }
         }
     }
     sums.iter().fold(0, |all, sum| all ^ sum)
@@ -78,12 +83,12 @@ pub fn multiply_i8(isa: Isa, turns: usize) -> u64 {
 }
 
 /// Lanes of the portable loops; a compiler makes of them what the build's target has.
-const PORTABLE: usize = 8;
+const PORTABLE: usize = 4;
 
 fn scalar_f32(turns: usize) -> usize {
+    let (a, b) = (black_box(0.999f32), black_box(0.001f32));
     let mut sums = [[0.5f32; PORTABLE]; CHAINS];
     for _ in 0..turns {
-        let (a, b) = (black_box(0.999f32), 0.001f32);
         for x in sums.iter_mut().flatten() {
             *x = *x * a + b;
         }
@@ -92,18 +97,20 @@ fn scalar_f32(turns: usize) -> usize {
     PORTABLE
 }
 
+/// Each chain is a dot product of 16 values, as the portable kernels take them.
 fn scalar_i8(turns: usize) -> usize {
-    let mut sums = [[0i32; PORTABLE]; CHAINS];
-    for turn in 0..turns {
-        let a = black_box([turn.to_le_bytes()[0].cast_signed(); PORTABLE]);
-        for (b, sums) in (1i8..).zip(&mut sums) {
-            for (sum, a) in sums.iter_mut().zip(a) {
-                *sum = sum.wrapping_add(i32::from(a) * i32::from(b));
-            }
+    const LEN: usize = 4 * PORTABLE;
+    let mut sums = [0i32; CHAINS];
+    let (mut a, b) = ([3i8; LEN], black_box([[-5i8; LEN]; CHAINS]));
+    for _ in 0..turns {
+        a = black_box(a);
+        for (sum, b) in sums.iter_mut().zip(&b) {
+            let products = a.iter().zip(b).map(|(a, b)| i32::from(*a) * i32::from(*b));
+            *sum = sum.wrapping_add(products.sum::<i32>());
         }
     }
     black_box(sums);
-    PORTABLE
+    LEN
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -220,10 +227,10 @@ mod tests {
 
     #[test]
     fn every_byte_is_read() {
-        let mut bytes = vec![0u8; 8 * WORDS * 3];
+        let mut bytes = vec![0u8; 8 * WORDS * STREAMS * 3];
         for isa in Isa::usable() {
             assert_eq!(read_through(isa, &bytes), 0);
-            for at in [0, 7, 511, 512, 1535] {
+            for at in [0, 7, 255, 256, 1535, bytes.len() / 2, bytes.len() - 1] {
                 bytes[at] = 1;
                 assert_ne!(read_through(isa, &bytes), 0, "{isa} byte {at}");
                 bytes[at] = 0;
@@ -238,7 +245,7 @@ mod tests {
                 Isa::Avx512 => (16, 64),
                 Isa::Avx2 => (8, 32),
                 Isa::Neon => (4, 16),
-                Isa::Scalar => (PORTABLE, PORTABLE),
+                Isa::Scalar => (PORTABLE, 4 * PORTABLE),
             };
             assert_eq!(multiply_f32(isa, 10), (10 * CHAINS * f32s) as u64);
             assert_eq!(multiply_i8(isa, 10), (10 * CHAINS * i8s) as u64);

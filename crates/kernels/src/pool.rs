@@ -30,14 +30,13 @@ pub(crate) use outputs::{SharedColumns, Split};
 
 use crate::KernelError;
 
-/// Turns that a worker spins for the next region before it sleeps. Where a foreign program shares its core, spinning is
-/// taken from what the worker gets: 100 µs of it made decode slower by a quarter, 10 µs by nothing.
+/// Turns that a worker spins for the next region before it sleeps. Few, because where a foreign program shares its core
+/// the spinning is taken from the worker's own time.
 const WORKER_TURNS_MAX: u32 = 400;
-/// Turns that the caller spins for the last tasks of its region before it sleeps. Tasks are shorter, so a thread that
-/// lets it wait longer has probably lost its core, and may be given this one when the caller leaves it.
+/// Turns that the caller spins for the last tasks of its region before it sleeps. A thread that lets it wait longer may
+/// have lost its core, and can be given this one when the caller leaves it.
 const CALLER_TURNS_MAX: u32 = 1000;
-/// Dependent multiplications in a turn. A pause takes 10 cycles on one processor and 140 on the next; with these a turn
-/// takes 60 to 190, so 400 turns are 6 to 22 µs and 1000 turns 15 to 55 µs.
+/// Dependent multiplications in a turn, since a pause alone takes many times longer on one processor than on another.
 const TURN_MULTIPLICATIONS: u32 = 16;
 
 thread_local! {
