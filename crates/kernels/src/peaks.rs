@@ -86,11 +86,14 @@ pub fn multiply_i8(isa: Isa, turns: usize) -> u64 {
 const PORTABLE: usize = 4;
 
 fn scalar_f32(turns: usize) -> usize {
-    let (a, b) = (black_box(0.999f32), black_box(0.001f32));
+    let (a, b) = (
+        black_box([0.999f32; PORTABLE]),
+        black_box([0.001f32; PORTABLE]),
+    );
     let mut sums = [[0.5f32; PORTABLE]; CHAINS];
     for _ in 0..turns {
-        for x in sums.iter_mut().flatten() {
-            *x = *x * a + b;
+        for chain in &mut sums {
+            *chain = std::array::from_fn(|lane| chain[lane] * a[lane] + b[lane]);
         }
     }
     black_box(sums);
