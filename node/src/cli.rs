@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use command::local::{self, Listener};
 use command::settings::{default_data_dir, layered, make_data_dir};
 use command::{Failure, Outcome};
-use kernels::{Isa, Pool};
+use kernels::{Isa, Pool, WeightType};
 use proto::limits::NODE_NAME_MAX;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -24,9 +24,10 @@ use crate::worker::{Tools, Worker};
 /// News of the computing thread that wait for the loop.
 const TOLD_MAX: usize = 64;
 /// Settings that the environment may give.
-const KNOWN: [&str; 6] = [
+const KNOWN: [&str; 7] = [
     "memory",
     "threads",
+    "cores",
     "name",
     "data_dir",
     "coordinator",
@@ -59,7 +60,9 @@ enum Command {
     #[command(after_help = "Example:\n  node leave")]
     Leave(Local),
     /// Measure what this machine's kernels reach
-    #[command(after_help = "Example:\n  node bench --threads 4 --json")]
+    #[command(
+        after_help = "Examples:\n  node bench                        the two speeds that plans are made from, and the limits\n  node bench --full                 every type of weights\n  node bench --cores 0,2-3 --json"
+    )]
     Bench(Bench),
 }
 
@@ -72,10 +75,14 @@ struct Join {
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     memory: Option<String>,
-    /// Computing threads [default: all processors]
+    /// Computing threads [default: one for each physical core that may be used]
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     threads: Option<usize>,
+    /// Cores that the computing threads stay on, such as 0,2-3 (Linux only) [default: any]
+    #[arg(long, value_name = "LIST")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cores: Option<String>,
     /// Name of this machine in the household [default: its host name]
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -112,16 +119,27 @@ struct Local {
     json: bool,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Args, Serialize)]
 struct Bench {
-    /// Computing threads [default: all processors]
+    /// Computing threads [default: one for each physical core that may be used]
     #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
     threads: Option<usize>,
-    /// Instruction set
-    #[arg(long, default_value = "auto")]
-    kernels: String,
+    /// Cores that the computing threads stay on, such as 0,2-3 (Linux only) [default: any]
+    #[arg(long, value_name = "LIST")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cores: Option<String>,
+    /// Measure every type of weights instead of Q4_K alone
+    #[arg(long)]
+    #[serde(skip)]
+    full: bool,
+    /// Instruction set: auto, scalar, avx2, avx512 or neon
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kernels: Option<String>,
     /// Print one JSON value
     #[arg(long)]
+    #[serde(skip)]
     json: bool,
 }
 
@@ -131,9 +149,20 @@ struct Bench {
 struct Merged {
     memory: Option<String>,
     threads: Option<usize>,
+    #[serde(default, deserialize_with = "crate::cores::setting")]
+    cores: Option<String>,
     name: Option<String>,
     data_dir: Option<PathBuf>,
     coordinator: Option<String>,
+    kernels: Option<String>,
+}
+
+/// The settings of `bench` after flags and environment were merged.
+#[derive(Debug, Deserialize)]
+struct BenchMerged {
+    threads: Option<usize>,
+    #[serde(default, deserialize_with = "crate::cores::setting")]
+    cores: Option<String>,
     kernels: Option<String>,
 }
 
@@ -178,43 +207,51 @@ async fn ask(local: Local, what: &str) -> Outcome {
     Ok(())
 }
 
-fn threads(wanted: Option<usize>) -> Result<usize, Failure> {
+/// The number of computing threads: as asked, else one for each chosen core, else one for each physical core.
+fn threads(wanted: Option<usize>, cores: &[usize]) -> Result<usize, Failure> {
     match wanted {
         Some(n @ (0 | 1025..)) => Err(Failure::Usage(format!(
             "{n} threads; 1 to 1024 were expected"
         ))),
         Some(n) => Ok(n),
+        None if !cores.is_empty() => Ok(cores.len()),
         None => Ok(Machine::look().threads),
     }
 }
 
-fn exec(wanted: Option<usize>, kernels: &str) -> Result<engine::Exec, Failure> {
-    let isa: Isa = kernels
-        .parse()
-        .map_err(|e: kernels::KernelError| Failure::Usage(e.to_string()))?;
+fn cores(wanted: Option<&str>) -> Result<Vec<usize>, Failure> {
+    let parse = |text: &str| crate::cores::parse_list(text).map_err(Failure::Usage);
+    wanted.map_or(Ok(Vec::new()), parse)
+}
+
+fn exec(wanted: Option<usize>, cores: &[usize], kernels: &str) -> Result<engine::Exec, Failure> {
+    let usage = |e: kernels::KernelError| Failure::Usage(e.to_string());
+    let isa: Isa = kernels.parse().map_err(usage)?;
+    let pool = Pool::with_affinity(threads(wanted, cores)?, cores).map_err(usage)?;
     Ok(engine::Exec {
-        pool: Arc::new(Pool::new(threads(wanted)?)),
+        pool: Arc::new(pool),
         isa,
     })
 }
 
 fn bench(bench: &Bench) -> Outcome {
-    let exec = exec(bench.threads, &bench.kernels)?;
-    let facts = measure::measure(&exec.pool, exec.isa, u64::MAX);
+    let merged: BenchMerged = layered(bench, None, &KNOWN)?;
+    let cores = cores(merged.cores.as_deref())?;
+    let exec = exec(
+        merged.threads,
+        &cores,
+        merged.kernels.as_deref().unwrap_or("auto"),
+    )?;
+    let types: &[WeightType] = if bench.full {
+        &WeightType::ALL
+    } else {
+        &[WeightType::Q4K]
+    };
+    let report = measure::report(&exec, types);
     if bench.json {
-        return command::answer::print_json(&json!({
-            "kernels": exec.isa.to_string(),
-            "threads": exec.pool.threads(),
-            "read_bytes_per_s": facts.read_bytes_per_s,
-            "macs_per_s": facts.macs_per_s,
-        }));
+        return command::answer::print_json(&serde_json::to_value(&report)?);
     }
-    println!("kernels   {} on {} threads", exec.isa, exec.pool.threads());
-    println!(
-        "one row   {:.1} GB/s of Q4_K weights",
-        facts.read_bytes_per_s / 1e9
-    );
-    println!("64 rows   {:.1} G multiply-adds/s", facts.macs_per_s / 1e9);
+    print!("{}", report.table());
     Ok(())
 }
 
@@ -314,13 +351,18 @@ async fn join(flags: Join) -> Outcome {
     let invite = flags.invite.as_deref().map(parse_invite).transpose()?;
     let name = name(merged.name)?;
     let memory_bytes = memory(merged.memory.as_deref())?;
-    let exec = exec(merged.threads, merged.kernels.as_deref().unwrap_or("auto"))?;
+    let cores = cores(merged.cores.as_deref())?;
+    let exec = exec(
+        merged.threads,
+        &cores,
+        merged.kernels.as_deref().unwrap_or("auto"),
+    )?;
     make_data_dir(&dir)?;
     let home = household(&dir, invite.as_ref(), merged.coordinator.as_deref())?;
     let local = Listener::bind(&dir).await?;
     let facts = match &flags.facts {
         Some(path) => Facts::read(path).map_err(Failure::Usage)?,
-        None => measure::cached(&dir, &exec, memory_bytes),
+        None => measure::cached(&dir, &exec, &cores, memory_bytes),
     };
     let identity = Identity::load_or_create(&dir.join("node.key"))?;
     let timing = Timing::default();
@@ -389,9 +431,11 @@ mod tests {
             parse_invite("384-219").map(|_| ()),
             parse_invite("http://x").map(|_| ()),
             memory(Some("many")).map(|_| ()),
-            threads(Some(0)).map(|_| ()),
+            threads(Some(0), &[]).map(|_| ()),
+            cores(Some("3-1")).map(|_| ()),
             name(Some("a\nb".to_owned())).map(|_| ()),
-            exec(Some(1), "sse9").map(|_| ()),
+            exec(Some(1), &[], "sse9").map(|_| ()),
+            exec(Some(1), &[1023], "auto").map(|_| ()),
         ] {
             assert!(matches!(failed, Err(Failure::Usage(_))), "{failed:?}");
         }

@@ -5,6 +5,7 @@
 //! idea: one async loop waits and forwards, one thread computes, and neither does the other's work.
 
 pub mod cli;
+pub mod cores;
 pub mod daemon;
 pub mod household;
 pub mod measure;

@@ -11,7 +11,7 @@ pub struct Machine {
     pub total_bytes: u64,
     /// Memory that could be used now without pushing others out.
     pub available_bytes: u64,
-    /// Processors.
+    /// Computing threads by default: physical cores that this process may use.
     pub threads: usize,
 }
 
@@ -24,7 +24,7 @@ impl Machine {
         Self {
             total_bytes: system.total_memory(),
             available_bytes: system.available_memory(),
-            threads: std::thread::available_parallelism().map_or(1, usize::from),
+            threads: crate::cores::Processors::look().default_threads(),
         }
     }
 

@@ -113,6 +113,9 @@ impl Worker {
         let thread = std::thread::Builder::new()
             .name("slice".to_owned())
             .spawn(move || {
+                if let Err(error) = tools.exec.pool.pin_caller() {
+                    tracing::warn!(%error, "computing on any core");
+                }
                 Bench {
                     tools,
                     counters: theirs,

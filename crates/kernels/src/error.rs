@@ -43,4 +43,10 @@ pub enum KernelError {
     /// The named instruction set does not exist or this processor lacks it.
     #[error("instruction set '{0}' is not available on this machine; use auto, scalar{1}")]
     Isa(String, String),
+    /// A thread was to stay on a core where this process may not run.
+    #[error("core {0} does not exist or is closed to this program; choose among {1}")]
+    Core(usize, String),
+    /// The system does not keep a thread on a core.
+    #[error("threads cannot be kept on chosen cores: {0}; leave the cores out")]
+    Pinning(String),
 }

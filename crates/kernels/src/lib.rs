@@ -21,6 +21,7 @@ mod math;
 mod matmul;
 mod mix;
 mod norm;
+mod peaks;
 mod pool;
 mod rope;
 mod route;
@@ -49,6 +50,7 @@ pub use matmul::{
 };
 pub use mix::{LogSum, add, argmax, axpy, max, scale, sigmoid_gate, softmax, swiglu};
 pub use norm::{gated_rms_norm, l2_norm_in_place, rms_norm, rms_norm_in_place, rms_norm_rows};
+pub use peaks::{multiply_f32, multiply_i8, read_through};
 pub use pool::{
     Chunks, ColumnsMut, Pool, parallel_chunks, parallel_chunks2, parallel_chunks3, parallel_columns,
 };

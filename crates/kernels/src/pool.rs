@@ -2,20 +2,24 @@
 //!
 //! Owns the worker threads of one program and the split of an output among them. It never decides what is
 //! computed: a region is a count of independent tasks, and which thread runs a task must not change a bit.
-//! The idea: one region at a time, tasks handed out by an atomic counter, the caller works too. Workers spin
-//! briefly after a region, since the next one usually follows within microseconds, and then sleep for real.
-//! No clock is read: the spin is bounded by a count of pause instructions.
+//! The idea: one region at a time, and one counter of the tasks that are left in it. Whoever counts it down from a
+//! positive number has a task, and with it the region, which cannot end before that task has; whoever finds nothing
+//! left has nothing. So a thread that comes late, or not at all because a foreign program has its core, is never
+//! waited for. The caller works too. Threads that wait spin briefly, since the next region usually follows within
+//! microseconds, and then sleep for real. No clock is read: a spin is bounded by a count of turns.
 #![allow(
     unsafe_code,
     reason = "a region lends the caller's closure to threads, and tasks write disjoint parts of one output"
 )]
 
 mod outputs;
+mod place;
 
 use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
+use std::hint::black_box;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
@@ -24,52 +28,66 @@ pub use outputs::{
 };
 pub(crate) use outputs::{SharedColumns, Split};
 
-/// Pause instructions that a thread spends waiting before it sleeps: about 180 µs where a pause is longest
-/// (some 140 cycles), less elsewhere.
-const SPIN_PAUSES_MAX: u32 = 4096;
-/// After so many pauses the processor is offered to others, so that a loaded machine loses little.
-const PAUSES_PER_YIELD: u32 = 64;
-/// The bit of `Shared::gate` that says a region accepts workers; the bits below count those inside.
-const OPEN: usize = 1 << (usize::BITS - 1);
+use crate::KernelError;
+
+/// Turns that a worker spins for the next region before it sleeps. Few, because where a foreign program shares its core
+/// the spinning is taken from the worker's own time.
+const WORKER_TURNS_MAX: u32 = 400;
+/// Turns that the caller spins for the last tasks of its region before it sleeps. A thread that lets it wait longer may
+/// have lost its core, and can be given this one when the caller leaves it.
+const CALLER_TURNS_MAX: u32 = 1000;
+/// Dependent multiplications in a turn, since a pause alone takes many times longer on one processor than on another.
+const TURN_MULTIPLICATIONS: u32 = 16;
 
 thread_local! {
     /// Whether this thread is inside a task; a region started there runs serially.
     static IN_TASK: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Keeps counters that different threads write on different cache lines.
+/// Keeps what different threads write on different cache lines.
 #[repr(align(128))]
 struct Padded<T>(T);
 
-/// The task function and count of the open region.
+/// The task function and count of a region.
 #[derive(Clone, Copy)]
 struct Region {
     task: *const (dyn Fn(usize) + Sync),
     tasks: usize,
 }
 
+/// What there is to do. A thread that takes a task reads the region next, so both lie on one cache line.
+struct Work {
+    /// Tasks that nobody has taken. Falls below zero when threads ask in vain.
+    left: AtomicIsize,
+    /// Written only by the caller while no task is left or under way, read only by holders of a task.
+    region: UnsafeCell<Option<Region>>,
+}
+
+/// How far the workers are with the tasks they took.
+struct Progress {
+    /// Tasks of the region that workers have finished.
+    done: AtomicUsize,
+    /// Whether the caller sleeps until `done` is enough.
+    caller_sleeps: AtomicBool,
+}
+
 /// What the caller and the workers share.
 struct Shared {
-    /// `OPEN` while a region accepts workers, plus the number of workers inside.
-    gate: Padded<AtomicUsize>,
-    /// The next task to hand out.
-    next: Padded<AtomicUsize>,
-    /// Counts regions; workers wait for it to change.
-    generation: Padded<AtomicU64>,
-    sleepers: AtomicUsize,
-    caller_sleeps: AtomicBool,
+    work: Padded<Work>,
+    progress: Padded<Progress>,
+    /// Workers that sleep; changed under `sleep`.
+    sleepers: Padded<AtomicUsize>,
     stop: AtomicBool,
     sleep: Mutex<()>,
     wake: Condvar,
-    done: Condvar,
-    /// Written only by the caller while the gate is shut and empty, read only by those inside.
-    region: UnsafeCell<Option<Region>>,
+    finished: Condvar,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
-// SAFETY: `region` is written only while the gate is shut and nobody is inside (`Pool::run` holds the region
-// lock), and read only by threads that entered through the open gate, which orders the write before the read.
-// The pointer in it is to a `Sync` closure that outlives the region. All other fields are `Sync` themselves.
+// SAFETY: `region` is written only by the holder of the pool's region lock after the region before has ended, and
+// read only by threads that took a task of it. Such a thread counted `left` down from a positive number, which the
+// caller stored after writing the region, and the caller waits until the task is counted in `done` before it writes
+// again. The pointer in it is to a `Sync` closure that outlives the region. All other fields are `Sync` themselves.
 unsafe impl Sync for Shared {}
 // SAFETY: as above; nothing in it belongs to a particular thread.
 unsafe impl Send for Shared {}
@@ -79,17 +97,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Pauses until `ready`, for a bounded time; false when that time is over.
-fn spin(ready: impl Fn() -> bool) -> bool {
-    for pause in 1..=SPIN_PAUSES_MAX {
+/// Spins until `ready`, at most so many turns; false when that was too short.
+fn spin(turns: u32, ready: impl Fn() -> bool) -> bool {
+    for turn in 0..turns {
         if ready() {
             return true;
         }
-        if pause % PAUSES_PER_YIELD == 0 {
-            std::thread::yield_now();
-        } else {
-            std::hint::spin_loop();
-        }
+        std::hint::spin_loop();
+        let chain = (0..TURN_MULTIPLICATIONS).fold(turn, |x, _| black_box(x).wrapping_mul(x));
+        black_box(chain);
     }
     ready()
 }
@@ -97,115 +113,120 @@ fn spin(ready: impl Fn() -> bool) -> bool {
 impl Shared {
     fn new() -> Self {
         Shared {
-            gate: Padded(AtomicUsize::new(0)),
-            next: Padded(AtomicUsize::new(0)),
-            generation: Padded(AtomicU64::new(0)),
-            sleepers: AtomicUsize::new(0),
-            caller_sleeps: AtomicBool::new(false),
+            work: Padded(Work {
+                left: AtomicIsize::new(0),
+                region: UnsafeCell::new(None),
+            }),
+            progress: Padded(Progress {
+                done: AtomicUsize::new(0),
+                caller_sleeps: AtomicBool::new(false),
+            }),
+            sleepers: Padded(AtomicUsize::new(0)),
             stop: AtomicBool::new(false),
             sleep: Mutex::new(()),
             wake: Condvar::new(),
-            done: Condvar::new(),
-            region: UnsafeCell::new(None),
+            finished: Condvar::new(),
             panic: Mutex::new(None),
         }
     }
 
-    /// Runs tasks of the region until none is left; keeps the first panic and then hands out no more.
-    fn work(&self, region: Region) {
-        let outcome = catch_unwind(AssertUnwindSafe(|| {
-            // SAFETY: `Pool::run` does not return before everybody inside has left, so the closure lives.
-            let task = unsafe { &*region.task };
-            loop {
-                let index = self.next.0.fetch_add(1, Ordering::Relaxed);
-                if index >= region.tasks {
-                    return;
-                }
-                task(index);
+    /// Runs tasks until none is left and returns how many are over with it. Keeps the first panic; the tasks that are
+    /// left then count as over, since nobody begins them.
+    fn take_part(&self) -> usize {
+        let Work { left, region } = &self.work.0;
+        let mut over = 0;
+        loop {
+            let before = left.fetch_sub(1, Ordering::Acquire);
+            if before <= 0 {
+                return over;
             }
-        }));
-        if let Err(payload) = outcome {
-            self.next.0.store(region.tasks, Ordering::Relaxed);
-            lock(&self.panic).get_or_insert(payload);
+            // SAFETY: we hold a task, so the region stays as it is until we have counted it as done.
+            let Some(Region { task, tasks }) = (unsafe { *region.get() }) else {
+                return over;
+            };
+            let index = tasks - before.unsigned_abs();
+            // SAFETY: `Pool::run` does not return before the task that we hold is done, so the closure lives.
+            let outcome = catch_unwind(AssertUnwindSafe(|| unsafe { (*task)(index) }));
+            over += 1;
+            if let Err(payload) = outcome {
+                over += left.swap(0, Ordering::Relaxed).max(0).unsigned_abs();
+                lock(&self.panic).get_or_insert(payload);
+            }
+            if before == 1 {
+                return over;
+            }
         }
     }
 
-    /// Takes part in the open region, if there is one.
-    fn join_region(&self) {
-        let before = self.gate.0.fetch_add(1, Ordering::Acquire);
-        if before & OPEN != 0 {
-            // SAFETY: we are inside an open region, so the field is not written until we leave.
-            if let Some(region) = unsafe { *self.region.get() } {
-                self.work(region);
-            }
-        }
-        let inside = self.gate.0.fetch_sub(1, Ordering::SeqCst);
-        if inside == 1 && self.caller_sleeps.load(Ordering::SeqCst) {
-            let _guard = lock(&self.sleep);
-            self.done.notify_all();
-        }
-    }
-
-    /// Waits until the region counter differs from `seen` or the pool stops.
-    fn wait_for_region(&self, seen: u64) {
-        let changed =
-            || self.generation.0.load(Ordering::SeqCst) != seen || self.stop.load(Ordering::SeqCst);
-        if spin(changed) {
+    /// Waits until there is something to do or the pool stops.
+    fn wait_for_work(&self) {
+        let something =
+            || self.work.0.left.load(Ordering::SeqCst) > 0 || self.stop.load(Ordering::SeqCst);
+        if spin(WORKER_TURNS_MAX, something) {
             return;
         }
         let mut guard = lock(&self.sleep);
-        self.sleepers.fetch_add(1, Ordering::SeqCst);
-        while !changed() {
+        self.sleepers.0.fetch_add(1, Ordering::SeqCst);
+        while !something() {
             guard = self
                 .wake
                 .wait(guard)
                 .unwrap_or_else(PoisonError::into_inner);
         }
-        self.sleepers.fetch_sub(1, Ordering::SeqCst);
+        self.sleepers.0.fetch_sub(1, Ordering::SeqCst);
     }
 
     fn worker(&self) {
         IN_TASK.set(true);
-        let mut seen = 0;
+        let progress = &self.progress.0;
         loop {
-            self.wait_for_region(seen);
-            if self.stop.load(Ordering::SeqCst) {
+            self.wait_for_work();
+            if self.stop.load(Ordering::Relaxed) {
                 return;
             }
-            seen = self.generation.0.load(Ordering::SeqCst);
-            self.join_region();
+            let over = self.take_part();
+            if over > 0 {
+                progress.done.fetch_add(over, Ordering::SeqCst);
+                if progress.caller_sleeps.load(Ordering::SeqCst) {
+                    let _guard = lock(&self.sleep);
+                    self.finished.notify_all();
+                }
+            }
         }
     }
 
-    /// Opens the gate to a region and wakes the workers that sleep.
+    /// Offers a region's tasks to all threads and wakes those that sleep.
     fn open(&self, region: Region) {
-        // SAFETY: the gate is shut and empty, and the caller holds the pool's region lock.
-        unsafe { *self.region.get() = Some(region) };
-        self.next.0.store(0, Ordering::Relaxed);
-        self.gate.0.fetch_or(OPEN, Ordering::Release);
-        self.generation.0.fetch_add(1, Ordering::SeqCst);
-        if self.sleepers.load(Ordering::SeqCst) > 0 {
+        let Region { tasks, .. } = region;
+        // SAFETY: the caller holds the pool's region lock and the region before has ended.
+        unsafe { *self.work.0.region.get() = Some(region) };
+        self.progress.0.done.store(0, Ordering::Relaxed);
+        self.work
+            .0
+            .left
+            .store(tasks.cast_signed(), Ordering::SeqCst);
+        if self.sleepers.0.load(Ordering::SeqCst) > 0 {
             let _guard = lock(&self.sleep);
             self.wake.notify_all();
         }
     }
 
-    /// Shuts the gate and waits until the last worker has left.
-    fn close(&self) {
-        self.gate.0.fetch_and(!OPEN, Ordering::SeqCst);
-        let empty = || self.gate.0.load(Ordering::SeqCst) == 0;
-        if spin(empty) {
+    /// Waits until the workers have finished `tasks` tasks.
+    fn wait_for_workers(&self, tasks: usize) {
+        let progress = &self.progress.0;
+        let finished = || progress.done.load(Ordering::SeqCst) == tasks;
+        if spin(CALLER_TURNS_MAX, finished) {
             return;
         }
         let mut guard = lock(&self.sleep);
-        self.caller_sleeps.store(true, Ordering::SeqCst);
-        while !empty() {
+        progress.caller_sleeps.store(true, Ordering::SeqCst);
+        while !finished() {
             guard = self
-                .done
+                .finished
                 .wait(guard)
                 .unwrap_or_else(PoisonError::into_inner);
         }
-        self.caller_sleeps.store(false, Ordering::SeqCst);
+        progress.caller_sleeps.store(false, Ordering::SeqCst);
     }
 }
 
@@ -215,20 +236,41 @@ pub struct Pool {
     /// Held by the thread whose region runs.
     region: Mutex<()>,
     workers: Vec<JoinHandle<()>>,
+    /// The core of the caller, if the owner chose cores.
+    core: Option<usize>,
 }
 
 impl Pool {
-    /// A pool of `threads` threads, of which the caller of [`Pool::run`] is one; 0 counts as 1. If the system
-    /// refuses a thread the pool goes on with those it has: see [`Pool::threads`].
+    /// A pool of `threads` threads, of which the caller of [`Pool::run`] is one; 0 counts as 1. The system chooses and
+    /// changes their cores. If it refuses a thread the pool goes on with those it has: see [`Pool::threads`].
     #[must_use]
     pub fn new(threads: usize) -> Pool {
+        Self::start(threads, &[])
+    }
+
+    /// As [`Pool::new`], but thread `i` stays on core `cores[i % cores.len()]`. Thread 0 is the caller: the thread that
+    /// is going to call [`Pool::run`] has to call [`Pool::pin_caller`] once. No cores mean no pinning.
+    ///
+    /// # Errors
+    /// When this process may not run on one of the cores, or where the system knows no pinning.
+    pub fn with_affinity(threads: usize, cores: &[usize]) -> Result<Pool, KernelError> {
+        place::check(cores)?;
+        Ok(Self::start(threads, cores))
+    }
+
+    fn start(threads: usize, cores: &[usize]) -> Pool {
         let shared = Arc::new(Shared::new());
+        let core = |index: usize| cores.get(index % cores.len().max(1)).copied();
         let workers = (1..threads)
             .map_while(|index| {
-                let shared = Arc::clone(&shared);
+                let (shared, core) = (Arc::clone(&shared), core(index));
                 std::thread::Builder::new()
                     .name(format!("compute-{index}"))
-                    .spawn(move || shared.worker())
+                    .spawn(move || {
+                        // The core was checked; should the system have taken it away since, any other does.
+                        let _ = core.map(place::pin);
+                        shared.worker();
+                    })
                     .ok()
             })
             .collect();
@@ -236,7 +278,16 @@ impl Pool {
             shared,
             region: Mutex::new(()),
             workers,
+            core: core(0),
         }
+    }
+
+    /// Keeps the calling thread on the first of the pool's cores, if it was made with cores.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn pin_caller(&self) -> Result<(), KernelError> {
+        self.core.map_or(Ok(()), place::pin)
     }
 
     /// Threads that work in a region, the caller included.
@@ -257,20 +308,19 @@ impl Pool {
             return;
         }
         let turn = lock(&self.region);
-        // SAFETY: only the lifetime changes. `close` returns after the last worker has left the region, and
-        // nothing between here and there unwinds, so no use of the pointer outlives the closure.
+        // SAFETY: only the lifetime changes. `wait_for_workers` returns after the last task taken by a worker is done,
+        // and nothing between here and there unwinds, so no use of the pointer outlives the closure.
         let task = unsafe {
             std::mem::transmute::<
                 *const (dyn Fn(usize) + Sync + '_),
                 *const (dyn Fn(usize) + Sync + 'static),
             >(std::ptr::from_ref(task))
         };
-        let region = Region { task, tasks };
-        self.shared.open(region);
+        self.shared.open(Region { task, tasks });
         IN_TASK.set(true);
-        self.shared.work(region);
+        let over = self.shared.take_part();
         IN_TASK.set(false);
-        self.shared.close();
+        self.shared.wait_for_workers(tasks - over);
         let panic = lock(&self.shared.panic).take();
         drop(turn);
         if let Some(payload) = panic {
@@ -389,7 +439,7 @@ mod tests {
     fn sleeping_workers_and_sleeping_caller_wake() {
         let pool = Pool::new(2);
         let shared = Arc::clone(&pool.shared);
-        while shared.sleepers.load(Ordering::SeqCst) == 0 {
+        while shared.sleepers.0.load(Ordering::SeqCst) == 0 {
             std::thread::yield_now();
         }
         // One task outlasts the other thread's spin, whichever thread that is, and ends once it sleeps.
@@ -399,12 +449,53 @@ mod tests {
         pool.run(2, &|_| {
             both.wait();
             if std::thread::current().id() != caller && first.swap(false, Ordering::SeqCst) {
-                while !shared.caller_sleeps.load(Ordering::SeqCst) {
+                while !shared.progress.0.caller_sleeps.load(Ordering::SeqCst) {
                     std::thread::yield_now();
                 }
             }
         });
         assert!(!first.load(Ordering::SeqCst), "the worker took no task");
+    }
+
+    #[test]
+    fn a_sleeping_pool_ends() {
+        let pool = Pool::new(3);
+        while pool.shared.sleepers.0.load(Ordering::SeqCst) < 2 {
+            std::thread::yield_now();
+        }
+        let shared = Arc::clone(&pool.shared);
+        drop(pool);
+        assert_eq!(Arc::strong_count(&shared), 1, "a worker is still there");
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn threads_stay_on_the_cores_that_were_chosen() {
+        let allowed = rustix::thread::sched_getaffinity(None).unwrap();
+        let core = (0..1024).find(|core| allowed.is_set(*core)).unwrap();
+        let pool = Pool::with_affinity(3, &[core]).unwrap();
+        let both = std::sync::Barrier::new(3);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                pool.pin_caller().unwrap();
+                pool.run(3, &|_| {
+                    both.wait();
+                    let mask = rustix::thread::sched_getaffinity(None).unwrap();
+                    assert!(mask.is_set(core) && mask.count() == 1);
+                });
+            });
+        });
+        let mask = rustix::thread::sched_getaffinity(None).unwrap();
+        assert_eq!(mask, allowed, "only the threads of the pool are pinned");
+    }
+
+    #[test]
+    fn cores_that_are_not_there_are_refused() {
+        for core in [1023, 1024, usize::MAX] {
+            let error = Pool::with_affinity(2, &[core]).unwrap_err().to_string();
+            assert!(error.contains("core"), "{error}");
+        }
+        assert!(Pool::with_affinity(1, &[]).unwrap().pin_caller().is_ok());
     }
 
     #[test]
