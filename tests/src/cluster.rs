@@ -229,7 +229,8 @@ impl Cluster {
     }
 
     fn start_node(&self, name: &str, memory: &str, invite: &str, dir: &Path) -> Process {
-        let facts = self.dir.path().join("facts.json");
+        // A file for each: a node that starts meanwhile must not read it half written.
+        let facts = self.dir.path().join(format!("facts-{name}.json"));
         let speeds = json!({"read_bytes_per_s": 10e9, "macs_per_s": 10e9});
         std::fs::write(&facts, speeds.to_string()).expect("a file");
         let mut arguments = vec!["join"];

@@ -51,7 +51,7 @@ async fn wrong_usage_ends_with_two_and_says_what_was_expected() {
             ],
             "16",
         ),
-        (&["--kv", "q8"], "f16"),
+        (&["--kv", "q4"], "q8"),
         (&["--expect", "0"], "at least 1"),
         (&["--config", "no-such.toml"], "no-such.toml"),
     ];
