@@ -118,6 +118,9 @@ impl Wanted {
     }
 }
 
+/// The speeds that every node of a cluster is told, in the cluster's folder.
+const FACTS: &str = "facts.json";
+
 /// The coordinator's process and what it said about itself.
 #[derive(Debug)]
 pub struct Coordinator {
@@ -131,6 +134,12 @@ pub struct Coordinator {
 
 impl Coordinator {
     async fn start(wanted: &Wanted, dir: &Path) -> Self {
+        // Written before any node exists: one that starts meanwhile must not read it half written.
+        let speeds = json!({"read_bytes_per_s": 10e9, "macs_per_s": 10e9});
+        let facts = dir.join(FACTS);
+        if !facts.exists() {
+            std::fs::write(facts, speeds.to_string()).expect("a file");
+        }
         let arguments = wanted.serve_arguments(dir);
         let mut process = Process::start("coordinator", &programs::coordinator(), &arguments);
         let line = process.out_line("{").await;
@@ -229,10 +238,7 @@ impl Cluster {
     }
 
     fn start_node(&self, name: &str, memory: &str, invite: &str, dir: &Path) -> Process {
-        // A file for each: a node that starts meanwhile must not read it half written.
-        let facts = self.dir.path().join(format!("facts-{name}.json"));
-        let speeds = json!({"read_bytes_per_s": 10e9, "macs_per_s": 10e9});
-        std::fs::write(&facts, speeds.to_string()).expect("a file");
+        let facts = self.dir.path().join(FACTS);
         let mut arguments = vec!["join"];
         if !invite.is_empty() {
             arguments.push(invite);

@@ -1,3 +1,5 @@
+//! Checks attention against the textbook formula, its own definition on other instruction sets, and other cuts.
+
 use super::*;
 use crate::KvType;
 use crate::kv::Part;

@@ -1,3 +1,5 @@
+//! Checks what stored keys and values come back as.
+
 use super::*;
 use crate::Isa;
 use crate::testing::{bits, values};
