@@ -1,5 +1,7 @@
 //! The gated feed-forward of dense layers and of the shared expert: `down(silu(gate x) * (up x))`.
 
+use std::ops::Range;
+
 use kernels::{GatedTask, MatmulTask, Rows, parallel_gated, parallel_matmul, segments_for};
 
 use crate::EngineError;
@@ -44,6 +46,43 @@ pub fn project(
     Ok(())
 }
 
+/// `silu(gate x) * up x` of some rows, which `acts` must hold in the formats of both matrices.
+pub fn gated<'a>(
+    weights: &'a Weights,
+    ffn: &FfnWeights,
+    acts: &'a ActSet,
+    act_rows: Rows<'a>,
+    out: &'a mut [f32],
+) -> Result<GatedTask<'a>, EngineError> {
+    Ok(GatedTask {
+        gate: ffn.gate.matrix(&weights.checkpoint)?,
+        up: ffn.up.matrix(&weights.checkpoint)?,
+        acts: [
+            acts.get(ffn.gate.ty.act_format())?,
+            acts.get(ffn.up.ty.act_format())?,
+        ],
+        act_rows,
+        out,
+    })
+}
+
+/// The output projection `weight` of some rows, in segments.
+pub fn output<'a>(
+    weights: &'a Weights,
+    weight: &Weight,
+    acts: &'a ActSet,
+    rows: Range<usize>,
+    out: &'a mut [f32],
+) -> Result<MatmulTask<'a>, EngineError> {
+    Ok(MatmulTask {
+        w: weight.matrix(&weights.checkpoint)?,
+        acts: acts.get(weight.ty.act_format())?,
+        act_rows: Rows::Range(rows),
+        segments: segments_for(weight.ty, weight.cols),
+        out,
+    })
+}
+
 /// An output projection: segments and a fixed tree, so that it can be cut by inputs later without changing a bit.
 ///
 /// `x`: `[rows, weight.cols]`; `out` becomes `[rows, weight.rows]`.
@@ -56,18 +95,9 @@ pub fn project_out(
 ) -> Result<(), EngineError> {
     acts.clear();
     acts.need(&weights.exec, weight.ty.act_format(), x, weight.cols);
-    let acts = acts.get(weight.ty.act_format())?;
-    let rows = acts.rows();
-    let w = weight.matrix(&weights.checkpoint)?;
-    let segments = segments_for(weight.ty, weight.cols);
+    let rows = acts.get(weight.ty.act_format())?.rows();
     let out = sized(out, rows * weight.rows);
-    let task = MatmulTask {
-        w,
-        acts,
-        act_rows: Rows::Range(0..rows),
-        segments,
-        out,
-    };
+    let task = output(weights, weight, acts, 0..rows, out)?;
     parallel_matmul(&weights.exec.pool, weights.exec.isa, &mut [task]);
     Ok(())
 }
@@ -86,15 +116,9 @@ pub fn feed_forward(
     for format in formats {
         acts.need(&weights.exec, format, h, ffn.gate.cols);
     }
-    let acts = [acts.get(formats[0])?, acts.get(formats[1])?];
-    let rows = acts[0].rows();
-    let task = GatedTask {
-        gate: ffn.gate.matrix(&weights.checkpoint)?,
-        up: ffn.up.matrix(&weights.checkpoint)?,
-        acts,
-        act_rows: Rows::Range(0..rows),
-        out: sized(&mut scratch.mid, rows * ffn.gate.rows),
-    };
+    let rows = acts.get(formats[0])?.rows();
+    let mid = sized(&mut scratch.mid, rows * ffn.gate.rows);
+    let task = gated(weights, ffn, acts, Rows::Range(0..rows), mid)?;
     parallel_gated(&weights.exec.pool, weights.exec.isa, &mut [task]);
     project_out(weights, &ffn.down, &scratch.mid, &mut scratch.acts, out)
 }

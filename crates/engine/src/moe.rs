@@ -7,14 +7,14 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
-use kernels::{Acts, GatedTask, MatmulTask, Rows, parallel_gated, parallel_matmul, segments_for};
+use kernels::{Acts, Rows, parallel_gated, parallel_matmul};
 use proto::facts::expert_groups;
 
-use crate::EngineError;
 use crate::groups::{GroupSet, Subtree, group_of, span, tree_sum};
 use crate::scratch::{ActSet, sized};
 use crate::slice::Weights;
 use crate::weights::{FfnWeights, MoeWeights};
+use crate::{EngineError, dense};
 
 /// The experts of one row with their weights, ascending by id.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -159,43 +159,6 @@ fn held(moe: &MoeWeights, expert: u32) -> Result<&FfnWeights, EngineError> {
         .ok_or(EngineError::NotHeld("expert of a group it serves"))
 }
 
-/// `silu(gate x) * up x` of some rows.
-fn gated<'a>(
-    weights: &'a Weights,
-    ffn: &FfnWeights,
-    acts: &'a ActSet,
-    act_rows: Rows<'a>,
-    out: &'a mut [f32],
-) -> Result<GatedTask<'a>, EngineError> {
-    Ok(GatedTask {
-        gate: ffn.gate.matrix(&weights.checkpoint)?,
-        up: ffn.up.matrix(&weights.checkpoint)?,
-        acts: [
-            acts.get(ffn.gate.ty.act_format())?,
-            acts.get(ffn.up.ty.act_format())?,
-        ],
-        act_rows,
-        out,
-    })
-}
-
-/// The output projection of some rows.
-fn down<'a>(
-    weights: &'a Weights,
-    ffn: &FfnWeights,
-    acts: &'a ActSet,
-    rows: std::ops::Range<usize>,
-    out: &'a mut [f32],
-) -> Result<MatmulTask<'a>, EngineError> {
-    Ok(MatmulTask {
-        w: ffn.down.matrix(&weights.checkpoint)?,
-        acts: acts.get(ffn.down.ty.act_format())?,
-        act_rows: Rows::Range(rows),
-        segments: segments_for(ffn.down.ty, ffn.down.cols),
-        out,
-    })
-}
-
 /// Runs the held experts on their rows, and the shared expert on all `rows` rows if it is given: one parallel region
 /// for all gates and ups, one for all downs. `scratch.experts.down` becomes `[pairs][hidden]`,
 /// `scratch.shared.down` `[rows][hidden]`.
@@ -221,11 +184,11 @@ fn run_experts(
     for ((expert, first, end), out) in pairs.experts.iter().zip(outs) {
         let rows = pairs.rows.get(*first..*end).unwrap_or_default();
         let ffn = held(moe, *expert)?;
-        tasks.push(gated(weights, ffn, acts, Rows::List(rows), out)?);
+        tasks.push(dense::gated(weights, ffn, acts, Rows::List(rows), out)?);
     }
     if let Some(ffn) = shared {
         let out = sized(&mut common.mid, rows * ffn.gate.rows);
-        tasks.push(gated(weights, ffn, acts, Rows::Range(0..rows), out)?);
+        tasks.push(dense::gated(weights, ffn, acts, Rows::Range(0..rows), out)?);
     }
     parallel_gated(&exec.pool, exec.isa, &mut tasks);
     own.acts.clear();
@@ -242,14 +205,26 @@ fn run_experts(
     );
     for ((expert, first, end), out) in pairs.experts.iter().zip(outs) {
         let ffn = held(moe, *expert)?;
-        tasks.push(down(weights, ffn, &own.acts, *first..*end, out)?);
+        tasks.push(dense::output(
+            weights,
+            &ffn.down,
+            &own.acts,
+            *first..*end,
+            out,
+        )?);
     }
     if let Some(ffn) = shared {
         let format = ffn.down.ty.act_format();
         common.acts.clear();
         common.acts.need(exec, format, &common.mid, ffn.down.cols);
         let out = sized(&mut common.down, rows * hidden);
-        tasks.push(down(weights, ffn, &common.acts, 0..rows, out)?);
+        tasks.push(dense::output(
+            weights,
+            &ffn.down,
+            &common.acts,
+            0..rows,
+            out,
+        )?);
     }
     parallel_matmul(&exec.pool, exec.isa, &mut tasks);
     Ok(())

@@ -9,8 +9,7 @@ use kernels::{
     ActFormat, Acts, Attend, AttendRow, AttendScratch, AttendShape, ConvSegment, ConvWeights,
     DeltaInput, DeltaNet, DeltaRecords, DeltaRows, DeltaRun, DeltaScratch, DeltaSegment,
     DeltaShape, DeltaState, HeadOrder, Isa, KvStore, KvType, LogSum, Pool, QueryLayout, Weights,
-    add_norm_quantize, attend_rows, conv_silu, delta_rows, gated_rms_norm, rms_norm, route, swiglu,
-    swiglu_quantize,
+    attend_rows, conv_silu, delta_rows, gated_rms_norm, rms_norm, route, swiglu,
 };
 
 fn main() {
@@ -221,27 +220,6 @@ fn quantize_q8k_512_rows(bencher: Bencher<'_, '_>, isa: Isa) {
 #[divan::bench(args = sets())]
 fn quantize_q8_0_2048(bencher: Bencher<'_, '_>, isa: Isa) {
     quantize(bencher, isa, (ActFormat::Q8_0, 1, 2048));
-}
-
-#[divan::bench(args = sets())]
-fn swiglu_quantize_512(bencher: Bencher<'_, '_>, isa: Isa) {
-    let (x, mut acts) = (values(512), Acts::new());
-    acts.reset(ActFormat::Q8K, 1, 512);
-    bencher.bench_local(|| {
-        let out = black_box(acts.as_bytes_mut());
-        swiglu_quantize(isa, ActFormat::Q8K, &x, &x, out);
-    });
-}
-
-#[divan::bench(args = sets())]
-fn add_norm_quantize_2048(bencher: Bencher<'_, '_>, isa: Isa) {
-    let (mut x, y, mut normed) = (values(2048), vec![0.0; 2048], values(2048));
-    let (weight, mut acts) = (values(2048), Acts::new());
-    acts.reset(ActFormat::Q8K, 1, 2048);
-    bencher.bench_local(|| {
-        let out = Some((ActFormat::Q8K, black_box(acts.as_bytes_mut())));
-        add_norm_quantize(isa, (&mut x, &y), (&weight, 1e-6), &mut normed, out);
-    });
 }
 
 /// One attention layer of a model, with a cache of `positions` written.

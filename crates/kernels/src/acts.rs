@@ -11,14 +11,11 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
-mod fused;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 
-pub use fused::{add_norm_quantize, swiglu_quantize};
-
 use crate::weight::SUPER;
-use crate::{Chunks, Isa, KernelError, Pool, parallel_chunks};
+use crate::{Isa, KernelError, Pool, parallel_chunks};
 
 /// Bytes of a [`ActFormat::Q8_0`] block.
 pub(crate) const Q8_0_BYTES: usize = 36;
@@ -141,45 +138,11 @@ impl Acts {
             "{} values in rows of {cols} and blocks of {block_len}",
             x.len()
         );
-        self.reset(format, x.len() / cols, cols);
-    }
-
-    /// Makes room for `rows` rows that the caller fills through [`Acts::rows_mut`], by [`quantize_row`] and its like;
-    /// until then they hold anything.
-    ///
-    /// # Panics
-    /// If `cols` is no whole number of blocks, or that many bytes cannot be addressed.
-    pub fn reset(&mut self, format: ActFormat, rows: usize, cols: usize) {
-        let row = format.row_bytes(cols).filter(|row| *row > 0);
-        let bytes = row.and_then(|row| row.checked_mul(rows));
-        assert!(
-            bytes.is_some(),
-            "{rows} rows of {cols} values in {format:?}"
-        );
         self.format = format;
-        self.rows = rows;
+        self.rows = x.len() / cols;
         self.cols = cols;
-        self.bytes.resize(bytes.unwrap_or(0), 0);
-    }
-
-    /// Bytes of a row.
-    #[must_use]
-    pub fn row_len(&self) -> usize {
-        self.cols / self.format.block_len() * self.format.block_bytes()
-    }
-
-    /// The rows, `rows_per_chunk` in each chunk (the last may have fewer), for tasks that fill them side by side.
-    ///
-    /// # Panics
-    /// If there were never any rows, or chunks shall hold none.
-    pub fn rows_mut(&mut self, rows_per_chunk: usize) -> Chunks<'_, u8> {
-        let row = self.row_len();
-        Chunks::new(&mut self.bytes, rows_per_chunk * row)
-    }
-
-    /// All rows one after the other, [`Acts::row_len`] bytes each, to be filled in wire form.
-    pub fn as_bytes_mut(&mut self) -> &mut [u8] {
-        &mut self.bytes
+        self.bytes
+            .resize(x.len() / block_len * format.block_bytes(), 0);
     }
 
     /// Rows that came in wire form.
@@ -259,7 +222,7 @@ impl Acts {
     /// The bytes of row `index`, in wire form.
     #[must_use]
     pub fn row_bytes(&self, index: usize) -> &[u8] {
-        let bytes = self.row_len();
+        let bytes = self.cols / self.format.block_len() * self.format.block_bytes();
         &self.bytes[index * bytes..(index + 1) * bytes]
     }
 
@@ -288,21 +251,6 @@ fn is_sound(format: ActFormat, block: &[u8]) -> bool {
 
 fn group_sum(quants: &[u8]) -> i16 {
     quants.iter().map(|q| i16::from(q.cast_signed())).sum()
-}
-
-/// Quantises one row, or any whole blocks, into its bytes in wire form.
-///
-/// # Panics
-/// If `x` is no whole number of blocks, `out` has another number of bytes, or `isa` cannot run here.
-pub fn quantize_row(isa: Isa, format: ActFormat, x: &[f32], out: &mut [u8]) {
-    assert!(isa.available(), "{isa} kernels on a processor without it");
-    assert_eq!(
-        format.row_bytes(x.len()),
-        Some(out.len()),
-        "{} values in {format:?}",
-        x.len()
-    );
-    quantize_blocks(isa, format, x, out);
 }
 
 /// Quantises whole blocks; the processor has been asked for `isa`.
@@ -443,38 +391,6 @@ mod tests {
             let mut acts = Acts::new();
             acts.quantize_parallel(&Pool::new(2), Isa::detect(), format, &x, 1536);
             assert_eq!(acts.as_bytes(), expected.as_bytes());
-        }
-    }
-
-    #[test]
-    fn rows_filled_side_by_side_are_those_of_one_call() {
-        let x: Vec<f32> = (0..5 * 512i16).map(|v| f32::from(v % 61) - 30.0).collect();
-        for format in [ActFormat::F32, ActFormat::Q8_0, ActFormat::Q8K] {
-            let expected = quantized(Isa::Scalar, format, &x, 512);
-            let mut acts = Acts::new();
-            acts.reset(format, 5, 512);
-            let mut seen = [0; 3];
-            let row = acts.row_len();
-            crate::parallel_chunks2(
-                &Pool::new(2),
-                acts.rows_mut(2),
-                Chunks::new(&mut seen, 1),
-                |i, out, seen| {
-                    seen[0] = out.len() / row;
-                    for (x, out) in x[i * 1024..].chunks(512).zip(out.chunks_mut(row)) {
-                        quantize_row(Isa::detect(), format, x, out);
-                    }
-                },
-            );
-            assert_eq!(seen, [2, 2, 1]);
-            assert_eq!((acts.rows(), acts.cols()), (5, 512));
-            assert_eq!(acts.as_bytes(), expected.as_bytes());
-            let mut again = Acts::new();
-            again.reset(format, 5, 512);
-            for (x, out) in x.chunks(512).zip(again.as_bytes_mut().chunks_mut(row)) {
-                quantize_row(Isa::detect(), format, x, out);
-            }
-            assert_eq!(again.as_bytes(), expected.as_bytes());
         }
     }
 

@@ -29,7 +29,7 @@ mod route;
 mod testing;
 mod weight;
 
-pub use acts::{ActFormat, Acts, add_norm_quantize, quantize_row, swiglu_quantize};
+pub use acts::{ActFormat, Acts};
 pub use attention::{
     Attend, AttendRow, AttendScratch, AttendShape, Placement, QueryLayout, attend_rows, place_rows,
 };

@@ -123,11 +123,6 @@ pub(crate) fn run_tokens(
 ) {
     match (isa, width) {
         #[cfg(target_arch = "x86_64")]
-        (Isa::Avx512, 64) if isa.available() => {
-            // SAFETY: the processor has just been asked for this instruction set.
-            unsafe { vector::avx512_64(tokens, state, each) }
-        }
-        #[cfg(target_arch = "x86_64")]
         (Isa::Avx512, 32) if isa.available() => {
             // SAFETY: the processor has just been asked for this instruction set.
             unsafe { vector::avx512_32(tokens, state, each) }
@@ -137,7 +132,6 @@ pub(crate) fn run_tokens(
             // SAFETY: the processor has just been asked for this instruction set.
             unsafe { vector::avx2_32(tokens, state, each) }
         }
-        (_, 64) => run::<64>(tokens, state, each),
         (_, 32) => run::<32>(tokens, state, each),
         (_, 16) => run::<16>(tokens, state, each),
         (_, 8) => run::<8>(tokens, state, each),

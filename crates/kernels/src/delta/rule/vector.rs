@@ -265,17 +265,6 @@ unsafe fn run<V: Columns, const N: usize, const W: usize>(
     }
 }
 
-/// Blocks of 64 columns.
-#[target_feature(enable = "avx2,fma,avx512f")]
-pub(super) fn avx512_64(
-    tokens: &Tokens<'_>,
-    state: &mut [f32],
-    each: impl FnMut(usize, &[f32], &[f32]),
-) {
-    // SAFETY: this function has the features.
-    unsafe { run::<__m512, 4, 64>(tokens, state, each) }
-}
-
 /// Blocks of 32 columns.
 #[target_feature(enable = "avx2,fma,avx512f")]
 pub(super) fn avx512_32(
