@@ -1,6 +1,6 @@
 //! Prefill and decode speed of a whole model in one process.
 //!
-//! `cargo bench --profile release -p engine --bench engine -- [FILE.gguf] [threads=N] [isa=NAME] [prompt=N] [tokens=N] [batch=N] [rounds=N]`
+//! `cargo bench --profile release -p engine --bench engine -- [FILE.gguf] [threads=N] [isa=NAME] [prompt=N] [tokens=N] [batch=N] [chunk=N] [rounds=N]`
 //!
 //! Prompts differ from round to round. Prints the median with the smallest and largest of the rounds.
 #![allow(
@@ -22,13 +22,12 @@ use model::Checkpoint;
 use proto::step::{Logits, Open, Sampled, Sampling, Segment, Step, StepClass};
 use proto::{Epoch, SequenceId, StepId};
 
-/// Rows of one prefill step.
-const CHUNK: u32 = 512;
-
 struct Bench {
     slice: Slice,
     next_step: u64,
     pages_each: u32,
+    /// Rows of one prefill step.
+    chunk: u32,
 }
 
 impl Bench {
@@ -89,7 +88,7 @@ impl Bench {
             let mut start = 0;
             let mut last = Vec::new();
             while start < prompt {
-                let rows = CHUNK.min(prompt - start);
+                let rows = self.chunk.min(prompt - start);
                 let ids = (start..start + rows)
                     .map(|i| (i * 7919 + round * 104_729 + slot * 1299) % (vocab - 1000));
                 let logits = if start + rows == prompt {
@@ -182,6 +181,7 @@ fn main() {
         slice,
         next_step: 0,
         pages_each,
+        chunk: number("chunk", 512),
     };
     let vocab = arch.vocab as u32;
     bench.round(0, prompt.min(16), 2, batch, vocab);

@@ -73,6 +73,11 @@ impl ActSet {
 
 /// Makes a buffer `len` long without giving memory back. What was in it stays, so whoever asks must write all of it.
 pub fn sized(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
-    buffer.resize(len, 0.0);
+    if buffer.capacity() < len {
+        // New pages are zero as they come: the threads that write first touch them, each its own.
+        *buffer = vec![0.0; len];
+    } else {
+        buffer.resize(len, 0.0);
+    }
     buffer
 }

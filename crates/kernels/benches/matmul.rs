@@ -2,7 +2,7 @@
 //!
 //! `one_row` reads far more weights than caches hold and prints GB/s of weight bytes: the speed of decoding.
 //! `one_row_cached` does the same with weights that stay in the second cache: what the arithmetic alone allows.
-//! `many_rows` takes 64 activation rows and prints operations a second (two for each weight and row, shown as
+//! `many_rows` takes 16 or 64 activation rows and prints operations a second (two for each weight and row, shown as
 //! "items"): the speed of prefill. Run with `cargo bench -p kernels --bench matmul`.
 
 use divan::Bencher;
@@ -82,9 +82,8 @@ fn stream(bencher: Bencher<'_, '_>, case: Case, bytes: usize) {
         .bench_local(|| product(case, &bytes, &acts, &mut out));
 }
 
-#[divan::bench(args = cases(), sample_count = 5, sample_size = 1)]
-fn many_rows(bencher: Bencher<'_, '_>, case: Case) {
-    const ACT_ROWS: usize = 64;
+#[divan::bench(consts = [16, 64], args = cases(), sample_count = 5, sample_size = 1)]
+fn many_rows<const ACT_ROWS: usize>(bencher: Bencher<'_, '_>, case: Case) {
     const ROWS: usize = 256;
     let row = case.ty.row_bytes(COLS).unwrap_or(1);
     let bytes = weights(ROWS * row);

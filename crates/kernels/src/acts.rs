@@ -141,8 +141,13 @@ impl Acts {
         self.format = format;
         self.rows = x.len() / cols;
         self.cols = cols;
-        self.bytes
-            .resize(x.len() / block_len * format.block_bytes(), 0);
+        let len = x.len() / block_len * format.block_bytes();
+        if self.bytes.capacity() < len {
+            // New pages are zero as they come: the threads that write first touch them, each its own.
+            self.bytes = vec![0; len];
+        } else {
+            self.bytes.resize(len, 0);
+        }
     }
 
     /// Rows that came in wire form.

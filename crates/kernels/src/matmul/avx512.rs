@@ -135,6 +135,16 @@ fn load_sums(sums: &panel::Sums) -> __m512 {
     unsafe { _mm512_loadu_ps(sums.as_ptr()) }
 }
 
+/// The sums so far: zero before the first blocks.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
+fn so_far(w: &panel::Unpacked, sums: &panel::Sums) -> __m512 {
+    if w.first {
+        return _mm512_setzero_ps();
+    }
+    load_sums(sums)
+}
+
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
 fn store_sums(sums: &mut panel::Sums, v: __m512) {

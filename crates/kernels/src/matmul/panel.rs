@@ -65,6 +65,8 @@ pub(super) struct Unpacked {
     pub(super) dmin: Sums,
     /// Small blocks that are filled in.
     pub(super) blocks: usize,
+    /// Whether these are the first blocks of a sum, which then starts at zero whatever stood there.
+    pub(super) first: bool,
 }
 
 impl Unpacked {
@@ -76,6 +78,7 @@ impl Unpacked {
             d: [[0.0; PANEL_ROWS]; SMALL_BLOCKS],
             dmin: [0.0; PANEL_ROWS],
             blocks: 0,
+            first: true,
         }
     }
 }
@@ -146,7 +149,7 @@ pub(super) struct PanelKernel {
     pub(super) one: unsafe fn(&Span<'_>, One<'_>) -> Sums,
     /// Transposes up to `unpack_blocks` blocks.
     pub(super) unpack: unsafe fn(&Span<'_>, &mut Unpacked),
-    /// Adds the products of unpacked blocks, of which the argument is the first, with whole activation rows.
+    /// Adds the products of unpacked blocks, of which the number is the first, with whole activation rows.
     pub(super) many: unsafe fn(&Unpacked, usize, &[&[u8]], &mut [Sums]),
 }
 
@@ -171,10 +174,14 @@ fn tree(parts: &mut [Sums]) -> &Sums {
         count /= 2;
         for i in 0..count {
             let (left, right) = (parts[2 * i], parts[2 * i + 1]);
-            parts[i] = std::array::from_fn(|lane| left[lane] + right[lane]);
+            parts[i] = add(&left, &right);
         }
     }
     &parts[0]
+}
+
+fn add(left: &Sums, right: &Sums) -> Sums {
+    std::array::from_fn(|lane| left[lane] + right[lane])
 }
 
 /// Writes the outputs of a panel for one activation row.
@@ -308,21 +315,20 @@ impl<'a> Panels<'a> {
             for segment in 0..self.segments {
                 let span = self.span(rows, segment);
                 let sums = &mut scratch.parts[segment][..acts.len()];
-                sums.fill([0.0; PANEL_ROWS]);
                 self.segment(&span, acts, &mut scratch.unpacked, sums);
             }
-            if self.segments == 1 {
-                for (j, sums) in scratch.parts[0].iter().enumerate().take(acts.len()) {
-                    write(out, first + j, panel, sums);
+            let mut count = self.segments;
+            while count > 1 {
+                count /= 2;
+                for i in 0..count {
+                    for j in 0..acts.len() {
+                        let (left, right) = (scratch.parts[2 * i][j], scratch.parts[2 * i + 1][j]);
+                        scratch.parts[i][j] = add(&left, &right);
+                    }
                 }
-                return;
             }
-            for j in 0..acts.len() {
-                let mut parts = [[0.0; PANEL_ROWS]; SEGMENTS_MAX];
-                for (part, of_segment) in parts.iter_mut().zip(&scratch.parts[..self.segments]) {
-                    *part = of_segment[j];
-                }
-                write(out, first + j, panel, tree(&mut parts[..self.segments]));
+            for (j, sums) in scratch.parts[0].iter().enumerate().take(acts.len()) {
+                write(out, first + j, panel, sums);
             }
         });
     }
@@ -338,6 +344,7 @@ impl<'a> Panels<'a> {
             // SAFETY: whoever made the table promised that the processor can run it where it is handed out.
             unsafe {
                 (self.kernel.unpack)(&part, unpacked);
+                unpacked.first = start == span.blocks.start;
                 (self.kernel.many)(unpacked, start, acts, sums);
             }
         }

@@ -203,6 +203,9 @@ unsafe fn many<K: SmallBlock>(w: &Unpacked, block: usize, acts: &[&[u8]], sums: 
     for act in acts {
         assert!((block + w.blocks) * Q8_0_BYTES <= act.len(), "activations");
     }
+    if w.first {
+        sums.fill([0.0; PANEL_ROWS]);
+    }
     let (mut sums, mut acts) = (sums, acts);
     macro_rules! tiles {
         ($($n:literal),*) => {

@@ -375,6 +375,9 @@ unsafe fn many<K: SuperBlock<GROUPS>, const GROUPS: usize>(
     for act in acts {
         assert!((block + 1) * Q8K_BYTES <= act.len(), "activations");
     }
+    if w.first {
+        sums.fill([0.0; PANEL_ROWS]);
+    }
     let (mut sums, mut acts) = (sums, acts);
     macro_rules! tiles {
         ($($n:literal),*) => {

@@ -10,7 +10,7 @@ use super::scales::{
     SixBit, finish, halves, min_pairs, offsets_of_32, or_masked, per_lane, six_bit,
 };
 use super::super_blocks::{SuperBlock, TypeQ4K, TypeQ5K, TypeQ6K};
-use super::{columns, four, load_line, load_sums, prefetch, store_line, store_sums};
+use super::{columns, four, load_line, load_sums, prefetch, so_far, store_line, store_sums};
 use crate::acts::{Q8K_BYTES, Q8K_SUMS};
 
 /// The scales of one block of a panel.
@@ -323,9 +323,9 @@ unsafe fn tile<K: ManyRows<GROUPS>, const GROUPS: usize, const A: usize>(
         // SAFETY: the caller promises the block.
         let acc = unsafe {
             if K::MINS {
-                finish::<true>(load_sums(&sums[j]), both, deltas, acts[j])
+                finish::<true>(so_far(w, &sums[j]), both, deltas, acts[j])
             } else {
-                finish::<false>(load_sums(&sums[j]), both, deltas, acts[j])
+                finish::<false>(so_far(w, &sums[j]), both, deltas, acts[j])
             }
         };
         store_sums(&mut sums[j], acc);

@@ -6,7 +6,7 @@ use super::super::panel::{
     One, PANEL_ROWS, PanelKernel, PanelRows, SMALL_BLOCKS, Span, Sums, Unpacked,
 };
 use super::scales::halves;
-use super::{act_scale, columns, four, load_sums, prefetch, store_sums};
+use super::{act_scale, columns, four, load_sums, prefetch, so_far, store_sums};
 use crate::acts::Q8_0_BYTES;
 
 /// What differs between the types.
@@ -203,7 +203,7 @@ unsafe fn tile<K: SmallBlock, const A: usize>(
 ) {
     let mut acc = [_mm512_setzero_ps(); A];
     for j in 0..A {
-        acc[j] = load_sums(&sums[j]);
+        acc[j] = so_far(w, &sums[j]);
     }
     for b in 0..w.blocks.min(SMALL_BLOCKS) {
         let d = load_sums(&w.d[b]);
