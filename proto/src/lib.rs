@@ -8,8 +8,10 @@ pub mod control;
 pub mod facts;
 pub mod frame;
 mod frame_codec;
+mod groups;
 pub mod ids;
 pub mod limits;
 pub mod step;
 
+pub use groups::GroupSet;
 pub use ids::{Epoch, NodeId, RequestId, SequenceId, StepId};

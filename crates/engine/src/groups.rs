@@ -8,70 +8,30 @@ use std::collections::BTreeMap;
 
 use proto::facts::expert_groups;
 
-/// A set of expert groups of one layer; at most 16 groups exist.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct GroupSet(u16);
+pub use proto::GroupSet;
 
 /// A node of the summation tree, numbered like a heap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Subtree(pub u8);
 
-impl GroupSet {
-    /// All groups of a layer with `groups` groups.
-    #[must_use]
-    pub fn all(groups: u32) -> Self {
-        (0..groups).fold(Self(0), Self::with)
+/// The maximal subtrees all of whose groups are in `set`, left to right.
+#[must_use]
+pub fn cover(set: GroupSet, groups: u32) -> Vec<Subtree> {
+    let mut found = Vec::new();
+    if groups > 0 {
+        descend(set, 1, (0, groups), &mut found);
     }
+    found
+}
 
-    /// No group.
-    #[must_use]
-    pub fn none() -> Self {
-        Self(0)
-    }
-
-    /// This set and `group`; groups above 15 do not exist and are ignored.
-    #[must_use]
-    pub fn with(self, group: u32) -> Self {
-        Self(self.0 | 1u16.checked_shl(group).unwrap_or(0))
-    }
-
-    /// The groups of `all` that are not in this set.
-    #[must_use]
-    pub fn missing(self, groups: u32) -> Self {
-        Self(Self::all(groups).0 & !self.0)
-    }
-
-    /// Whether `group` is in the set.
-    #[must_use]
-    pub fn contains(self, group: u32) -> bool {
-        1u16.checked_shl(group).is_some_and(|bit| self.0 & bit != 0)
-    }
-
-    /// Whether the set is empty.
-    #[must_use]
-    pub fn is_empty(self) -> bool {
-        self.0 == 0
-    }
-
-    /// The maximal subtrees all of whose groups are in the set, left to right.
-    #[must_use]
-    pub fn cover(self, groups: u32) -> Vec<Subtree> {
-        let mut found = Vec::new();
-        if groups > 0 {
-            self.descend(1, 0, groups, &mut found);
-        }
-        found
-    }
-
-    fn descend(self, node: u8, first: u32, span: u32, found: &mut Vec<Subtree>) {
-        let held = (first..first + span).filter(|g| self.contains(*g)).count();
-        if held == span as usize {
-            found.push(Subtree(node));
-        } else if held > 0 {
-            let half = span / 2;
-            self.descend(node * 2, first, half, found);
-            self.descend(node * 2 + 1, first + half, half, found);
-        }
+fn descend(set: GroupSet, node: u8, (first, span): (u32, u32), found: &mut Vec<Subtree>) {
+    let held = (first..first + span).filter(|g| set.contains(*g)).count();
+    if held == span as usize {
+        found.push(Subtree(node));
+    } else if held > 0 {
+        let half = span / 2;
+        descend(set, node * 2, (first, half), found);
+        descend(set, node * 2 + 1, (first + half, half), found);
     }
 }
 
@@ -131,7 +91,7 @@ mod tests {
                     .filter(|g| bits >> g & 1 == 1)
                     .fold(GroupSet::none(), GroupSet::with);
                 let mut covered = GroupSet::none();
-                let cover = set.cover(groups);
+                let cover = cover(set, groups);
                 for node in &cover {
                     let (first, size) = span(*node, groups);
                     for g in first..first + size {
@@ -162,7 +122,7 @@ mod tests {
                 .fold(GroupSet::none(), GroupSet::with);
             let mut met = BTreeMap::new();
             for part in [set, set.missing(groups)] {
-                for node in part.cover(groups) {
+                for node in cover(part, groups) {
                     let mut rows = (0..8u8).map(|g| (Subtree(8 + g), leaf(g))).collect();
                     met.insert(node, tree_sum(node, groups, &mut rows).unwrap());
                 }

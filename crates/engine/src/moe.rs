@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use kernels::{Acts, Rows, parallel_gated, parallel_matmul};
 use proto::facts::expert_groups;
 
-use crate::groups::{GroupSet, Subtree, group_of, span, tree_sum};
+use crate::groups::{GroupSet, Subtree, cover, group_of, span, tree_sum};
 use crate::scratch::{ActSet, sized};
 use crate::slice::Weights;
 use crate::weights::{FfnWeights, MoeWeights};
@@ -398,7 +398,7 @@ pub fn partials(
 /// The partial rows of what the held experts computed.
 fn collect(weights: &Weights, set: GroupSet, rows: usize, scratch: &MoeScratch) -> Partials {
     let groups = expert_groups(weights.experts);
-    let cover = set.cover(groups);
+    let cover = cover(set, groups);
     let mut entries = Vec::new();
     for (index, row) in (0..rows).zip(0u32..) {
         let sum = scratch.row_sum(weights, index);

@@ -1,21 +1,29 @@
 //! Whether a plan that somebody hands in suits the model and the nodes at hand.
 //!
 //! Owns the check behind `--plan FILE`. It trusts no figure of the file: layer ranges must cover the model in order, each
-//! node must be here and is used once, and the bytes are counted anew.
+//! node must be here and is a stage at most once, and the bytes are counted anew.
 
 use proto::facts::ModelFacts;
-use proto::limits;
+use proto::{NodeId, limits};
 
 use crate::fill::pages_of;
 use crate::request::{SEQUENCES_MAX, validate_model, validate_nodes};
-use crate::{LinkFacts, NodeFacts, Plan, PlanError, StagePlan, slice_bytes};
+use crate::{LinkFacts, NodeFacts, Plan, PlanError, holding_bytes};
 
-/// Checks `plan` against the model and the nodes. A stage's node is known by its id, or else by its name where just one
-/// node has it.
+mod away;
+
+/// Checks `plan` against the model and the nodes. A node is known by its id, or else by its name where just one node
+/// has it.
 ///
 /// # Errors
-/// The first thing that is wrong: another model, a gap or an overlap, an unknown node or one used twice, too little memory.
+/// The first thing that is wrong: another model, a gap or an overlap, an unknown node or one used twice, a group or head
+/// block that does not exist or has two owners, too little memory.
 pub fn check(plan: &Plan, model: &ModelFacts, nodes: &[NodeFacts]) -> Result<(), PlanError> {
+    checked(plan, model, nodes).map(|_| ())
+}
+
+/// The plan with the ids and names of the nodes at hand, once it has passed its checks.
+fn checked(plan: &Plan, model: &ModelFacts, nodes: &[NodeFacts]) -> Result<Plan, PlanError> {
     validate_model(model)?;
     validate_nodes(nodes)?;
     if plan.model != model.id {
@@ -26,36 +34,60 @@ pub fn check(plan: &Plan, model: &ModelFacts, nodes: &[NodeFacts]) -> Result<(),
     }
     check_budget(plan, model)?;
     check_cover(plan, model)?;
+    let mut plan = plan.clone();
+    name_stages(&mut plan, nodes)?;
+    away::name_owners(&mut plan, nodes)?;
+    away::check(&plan, model)?;
+    for part in plan.parts(model) {
+        let offered = nodes.iter().find(|node| node.id == part.node);
+        let offered_bytes = offered.map_or(0, |node| node.memory_bytes);
+        let needed_bytes = holding_bytes(model, &part.holding, &plan.budget())?.total();
+        if needed_bytes <= offered_bytes {
+            continue;
+        }
+        let name = part.name;
+        return Err(match part.stage {
+            Some(stage) => PlanError::StageTooLarge {
+                stage,
+                name,
+                needed_bytes,
+                offered_bytes,
+            },
+            None => PlanError::PartTooLarge {
+                name,
+                needed_bytes,
+                offered_bytes,
+            },
+        });
+    }
+    Ok(plan)
+}
+
+/// Gives every stage the id and name of its node.
+fn name_stages(plan: &mut Plan, nodes: &[NodeFacts]) -> Result<(), PlanError> {
     let mut used = Vec::with_capacity(plan.stages.len());
-    for (at, stage) in plan.stages.iter().enumerate() {
-        let node = node_of(stage, nodes).ok_or_else(|| PlanError::UnknownNode {
-            stage: at,
-            node: label(stage),
-            known: nodes
-                .iter()
-                .map(|node| node.name.as_str())
-                .collect::<Vec<_>>()
-                .join(", "),
-        })?;
+    for (at, stage) in plan.stages.iter_mut().enumerate() {
+        let node =
+            node_of(&stage.node, &stage.name, nodes).ok_or_else(|| PlanError::UnknownNode {
+                stage: at,
+                node: label(&stage.node, &stage.name),
+                known: known(nodes),
+            })?;
         if used.contains(&&node.id) {
-            return Err(wrong(at, "the node", label(stage), "each node once"));
+            let got = label(&stage.node, &stage.name);
+            return Err(wrong(at, "the node", got, "each node once"));
         }
         used.push(&node.id);
-        let needed_bytes = slice_bytes(model, &stage.span(), &plan.budget())?.total();
-        if needed_bytes > node.memory_bytes {
-            return Err(PlanError::StageTooLarge {
-                stage: at,
-                name: node.name.clone(),
-                needed_bytes,
-                offered_bytes: node.memory_bytes,
-            });
-        }
+        stage.node = node.id.clone();
+        stage.name = node.name.clone();
+        stage.allowance_bytes = node.memory_bytes;
     }
     Ok(())
 }
 
-/// Checks `plan` and returns it with the ids and names of the nodes at hand, the bytes counted anew and the speed
-/// predicted for these nodes. Its reasons stay as written.
+/// Checks `plan` and returns it with the ids and names of the nodes at hand, the bytes of the stages counted anew and
+/// the speed predicted for these nodes. Its reasons stay as written. Groups and head blocks away from their stages
+/// count in the bytes; the prediction takes them to be with their stages.
 ///
 /// # Errors
 /// As [`check`].
@@ -65,22 +97,16 @@ pub fn adopt(
     nodes: &[NodeFacts],
     links: &[LinkFacts],
 ) -> Result<Plan, PlanError> {
-    check(plan, model, nodes)?;
-    let mut adopted = plan.clone();
-    for stage in &mut adopted.stages {
-        if let Some(node) = node_of(stage, nodes) {
-            stage.node = node.id.clone();
-            stage.name = node.name.clone();
-            stage.allowance_bytes = node.memory_bytes;
+    let mut adopted = checked(plan, model, nodes)?;
+    for part in adopted.parts(model) {
+        if let Some(stage) = part.stage.and_then(|at| adopted.stages.get_mut(at)) {
+            let bytes = holding_bytes(model, &part.holding, &plan.budget())?;
+            stage.weight_bytes = bytes.weight_bytes;
+            stage.cache_bytes = bytes.cache_bytes;
+            stage.scratch_bytes = bytes.scratch_bytes;
         }
-        let bytes = slice_bytes(model, &stage.span(), &plan.budget())?;
-        stage.weight_bytes = bytes.weight_bytes;
-        stage.cache_bytes = bytes.cache_bytes;
-        stage.scratch_bytes = bytes.scratch_bytes;
     }
-    let idle = nodes
-        .iter()
-        .filter(|node| adopted.stages.iter().all(|stage| stage.node != node.id));
+    let idle = nodes.iter().filter(|node| !adopted.has(&node.id));
     adopted.left_out = idle
         .map(|node| crate::LeftOut {
             node: node.id.clone(),
@@ -93,19 +119,24 @@ pub fn adopt(
     Ok(adopted)
 }
 
-fn label(stage: &StagePlan) -> String {
-    if stage.name.is_empty() {
-        stage.node.to_string()
+fn known(nodes: &[NodeFacts]) -> String {
+    let names: Vec<&str> = nodes.iter().map(|node| node.name.as_str()).collect();
+    names.join(", ")
+}
+
+fn label(node: &NodeId, name: &str) -> String {
+    if name.is_empty() {
+        node.to_string()
     } else {
-        stage.name.clone()
+        name.to_owned()
     }
 }
 
-fn node_of<'n>(stage: &StagePlan, nodes: &'n [NodeFacts]) -> Option<&'n NodeFacts> {
-    if let Some(node) = nodes.iter().find(|node| node.id == stage.node) {
+fn node_of<'n>(id: &NodeId, name: &str, nodes: &'n [NodeFacts]) -> Option<&'n NodeFacts> {
+    if let Some(node) = nodes.iter().find(|node| node.id == *id) {
         return Some(node);
     }
-    let wanted = [stage.name.as_str(), stage.node.as_str()];
+    let wanted = [name, id.as_str()];
     let mut named = nodes
         .iter()
         .filter(|node| !node.name.is_empty() && wanted.contains(&node.name.as_str()));

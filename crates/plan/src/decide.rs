@@ -185,6 +185,8 @@ impl Asked<'_> {
             slots: budget.slots,
             chunk_rows: budget.chunk_rows,
             stages,
+            experts: Vec::new(),
+            head_blocks: Vec::new(),
             prediction,
             reasons: Vec::new(),
             left_out: Vec::new(),

@@ -116,6 +116,33 @@ pub enum PlanError {
         /// What the node offers.
         offered_bytes: u64,
     },
+    /// An entry of a given plan's `experts` or `head_blocks` does not suit the model, the stages or the nodes.
+    #[error("`{list}` entry {entry}: {what} is {got}; expected {expected}")]
+    Entry {
+        /// `experts` or `head_blocks`.
+        list: &'static str,
+        /// Index of the entry.
+        entry: usize,
+        /// The field.
+        what: &'static str,
+        /// What came.
+        got: String,
+        /// What would have been right.
+        expected: String,
+    },
+    /// What a given plan puts on a node that is no stage does not fit it.
+    #[error(
+        "the groups and head blocks on node '{name}' take {needed}, and it offers {offered}: give it fewer, or more --memory",
+        needed = size_text(*needed_bytes), offered = size_text(*offered_bytes)
+    )]
+    PartTooLarge {
+        /// The node's name.
+        name: String,
+        /// Weights and scratch of the part.
+        needed_bytes: u64,
+        /// What the node offers.
+        offered_bytes: u64,
+    },
     /// A text is not a plan.
     #[error("not a plan: {what}; expected the JSON value that `plan --json` prints")]
     File {
@@ -139,6 +166,8 @@ impl PlanError {
             Self::Stage { .. } => "plan_stage",
             Self::UnknownNode { .. } => "plan_unknown_node",
             Self::StageTooLarge { .. } => "plan_stage_too_large",
+            Self::Entry { .. } => "plan_entry",
+            Self::PartTooLarge { .. } => "plan_part_too_large",
             Self::File { .. } => "plan_file",
         }
     }
@@ -154,6 +183,11 @@ impl PlanError {
                 ..
             }
             | Self::StageTooLarge {
+                offered_bytes,
+                needed_bytes,
+                ..
+            }
+            | Self::PartTooLarge {
                 offered_bytes,
                 needed_bytes,
                 ..

@@ -13,6 +13,7 @@ mod error;
 mod fill;
 pub mod memory;
 mod outcome;
+mod parts;
 mod reasons;
 mod request;
 mod search;
@@ -23,8 +24,9 @@ pub mod table;
 pub use check::{adopt, check};
 pub use decide::plan;
 pub use error::PlanError;
-pub use memory::{CacheBudget, LayerSpan, SliceBytes, slice_bytes};
-pub use outcome::{LeftOut, Plan, Prediction, StagePlan};
+pub use memory::{CacheBudget, Holding, LayerSpan, SliceBytes, holding_bytes, slice_bytes};
+pub use outcome::{ExpertsPlan, HeadBlocksPlan, LeftOut, Plan, Prediction, StagePlan};
+pub use parts::Part;
 pub use request::{KvType, LinkFacts, NodeFacts, PlanMode, PlanRequest, WordError};
 
 #[cfg(test)]

@@ -11,6 +11,8 @@ use crate::{KvType, PlanError};
 
 /// Bytes of a plan file.
 pub const PLAN_BYTES_MAX: usize = 1 << 20;
+/// Entries of `experts`: a few for each layer of the largest model.
+const EXPERTS_PLANS_MAX: usize = 4096;
 const TEXTS_MAX: usize = 256;
 const TEXT_CHARS_MAX: usize = 2048;
 
@@ -32,6 +34,13 @@ pub struct Plan {
     pub chunk_rows: u32,
     /// The stages in the order of the layers.
     pub stages: Vec<StagePlan>,
+    /// Expert groups that live on other nodes than their layers' stages; all others are with their layers. A node may
+    /// appear several times, and may be a stage too.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub experts: Vec<ExpertsPlan>,
+    /// Head blocks that live on other nodes than the last stage, which has all others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub head_blocks: Vec<HeadBlocksPlan>,
     /// What the speed model says.
     #[serde(default)]
     pub prediction: Prediction,
@@ -72,6 +81,36 @@ pub struct StagePlan {
     /// What the node offered when the plan was made.
     #[serde(default)]
     pub allowance_bytes: u64,
+}
+
+/// Expert groups of some layers on a node that does not run these layers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExpertsPlan {
+    /// The node that holds the groups.
+    pub node: NodeId,
+    /// The node's name.
+    #[serde(default)]
+    pub name: String,
+    /// The first layer whose groups these are.
+    pub first_layer: u32,
+    /// One past the last layer.
+    pub end_layer: u32,
+    /// The groups, of each of these layers the same.
+    pub groups: Vec<u32>,
+}
+
+/// Head blocks on a node that is not the last stage.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HeadBlocksPlan {
+    /// The node that holds the blocks.
+    pub node: NodeId,
+    /// The node's name.
+    #[serde(default)]
+    pub name: String,
+    /// The blocks; their rows are those of [`proto::facts::head_block_rows`].
+    pub blocks: Vec<u32>,
 }
 
 /// Predicted speed of one conversation.
@@ -164,10 +203,20 @@ impl Plan {
         if self.stages.is_empty() || self.stages.len() > limits::NODES_MAX {
             return Err(fail("the number of stages is not 1 to 64"));
         }
+        let lists = self.experts.iter().map(|part| &part.groups);
+        let mut lists = lists.chain(self.head_blocks.iter().map(|part| &part.blocks));
+        if self.experts.len() > EXPERTS_PLANS_MAX || self.head_blocks.len() > limits::NODES_MAX {
+            return Err(fail("more than 4096 `experts` or 64 `head_blocks`"));
+        }
+        if lists.any(|list| list.len() > limits::EXPERT_GROUPS_MAX as usize) {
+            return Err(fail("a list of groups or blocks has more than 16 entries"));
+        }
         if self.left_out.len() > limits::NODES_MAX || self.reasons.len() > TEXTS_MAX {
             return Err(fail("too many reasons or nodes left out"));
         }
         let names = self.stages.iter().map(|stage| &stage.name);
+        let names = names.chain(self.experts.iter().map(|part| &part.name));
+        let names = names.chain(self.head_blocks.iter().map(|part| &part.name));
         let names = names.chain(self.left_out.iter().map(|left| &left.name));
         if names
             .into_iter()

@@ -1,5 +1,6 @@
 //! Builders for the tests of this crate, and the tests of whole plans.
 
+mod away;
 mod cases;
 mod given;
 mod properties;

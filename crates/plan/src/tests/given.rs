@@ -50,6 +50,8 @@ fn the_json_form_is_stable() {
             scratch_bytes: 30,
             allowance_bytes: 100,
         }],
+        experts: vec![],
+        head_blocks: vec![],
         prediction: crate::Prediction {
             decode_s_per_token: 0.5,
             decode_tokens_per_s: 2.0,

@@ -91,6 +91,8 @@ pub fn plan_of(nodes: &[NodeFacts], need: usize) -> Result<Plan, PlanFailure> {
         slots: 2,
         chunk_rows: 64,
         stages: stages.collect(),
+        experts: Vec::new(),
+        head_blocks: Vec::new(),
         prediction: Prediction::default(),
         reasons: Vec::new(),
         left_out: Vec::new(),
