@@ -80,3 +80,12 @@ pub const MODEL_FILES_MAX: u32 = 1024;
 pub const LAYERS_MAX: u32 = 1024;
 /// Experts of one layer.
 pub const EXPERTS_MAX: u32 = 4096;
+
+/// Bytes of a piece of a shard: what is checked by hash, and lost at most when a transfer breaks off.
+pub const PIECE_BYTES: u32 = 1 << 20;
+/// Bytes of a shard catalogue.
+pub const CATALOGUE_BYTES_MAX: usize = 64 << 20;
+/// Shards of one model.
+pub const SHARDS_MAX: usize = 32_768;
+/// Byte ranges of all shards of one model.
+pub const SHARD_RANGES_MAX: usize = 1 << 22;

@@ -1,8 +1,9 @@
-//! `shard-tool`: looks into model files and plans their split, without any service running.
+//! `shard-tool`: looks into model files, plans their split, and cuts them into shards, without any service running.
 //!
 //! Owns the command line and the exit codes: 0 done, 1 failed, 2 used wrongly. What it prints with `--json` is one JSON
 //! value on one line of stdout; errors go to stderr. It must never write to a model file.
 
+mod cut;
 mod inspect;
 mod offline;
 mod words;
@@ -30,11 +31,13 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
 #[command(
     name = "shard-tool",
     version,
-    about = "Looks into model files and plans their split, without any service running",
+    about = "Looks into model files, plans their split and cuts them into shards, without any service running",
     after_help = "Examples:
   shard-tool inspect models/hearth-tiny.gguf
   shard-tool inspect models/hearth-tiny.gguf --json
   shard-tool plan big-00001-of-00003.gguf --node desk=16GiB --node laptop=8GiB
+  shard-tool split models/hearth-tiny.gguf --out shards/
+  shard-tool verify shards/
 
 Exit codes: 0 done, 1 failed, 2 wrong usage."
 )]
@@ -49,6 +52,10 @@ enum Command {
     Inspect(inspect::Arguments),
     /// Show what would go where on given machines, and how fast that should be
     Plan(offline::Arguments),
+    /// Write every shard of a model as a file named by its hash, with a catalogue
+    Split(cut::SplitArguments),
+    /// Compare shards, a node's store or a model with its catalogue, and name what is damaged
+    Verify(cut::VerifyArguments),
 }
 
 fn main() -> ExitCode {
@@ -56,6 +63,8 @@ fn main() -> ExitCode {
     let answer = match arguments.command {
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Plan(arguments) => offline::run(&arguments),
+        Command::Split(arguments) => cut::split(&arguments),
+        Command::Verify(arguments) => cut::verify(&arguments),
     };
     let (error, code) = match answer.and_then(|text| print(&text)) {
         Ok(()) => return ExitCode::SUCCESS,

@@ -284,3 +284,56 @@ fn help_has_examples_everywhere() {
         assert!(answer(arguments).contains("Examples:"), "{arguments:?}");
     }
 }
+
+#[test]
+fn a_split_is_verified_and_damage_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().to_str().unwrap();
+    for (file, id, _) in MODELS {
+        let report = one_line_json(&answer(&["split", file, "--out", out, "--json"]));
+        assert_eq!(report["model"], id, "{file}");
+        let checked = one_line_json(&answer(&["verify", out, "--json"]));
+        assert_eq!(
+            number(&checked, "bytes"),
+            number(&report, "bytes"),
+            "{file}"
+        );
+        assert_eq!(checked["damaged"], serde_json::json!([]), "{file}");
+        let catalogue = dir.path().join("catalogue.json");
+        let catalogue = catalogue.to_str().unwrap();
+        answer(&["verify", file, "--catalogue", catalogue]);
+    }
+    let text = answer(&["split", TINY, "--out", out]);
+    assert!(text.contains("0 B of them written now"), "{text}");
+    let catalogue = std::fs::read(dir.path().join("catalogue.json")).unwrap();
+    let catalogue: Value = serde_json::from_slice(&catalogue).unwrap();
+    let shard = &catalogue["shards"][3];
+    let path = dir
+        .path()
+        .join(format!("{}.shard", shard["blake3"].as_str().unwrap()));
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[5] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let output = run(&["verify", out, "--json"]);
+    assert_eq!(output.status.code(), Some(1));
+    let report = one_line_json(&String::from_utf8(output.stdout).unwrap());
+    assert_eq!(report["damaged"][0]["shard"], shard["unit"], "{report}");
+    assert_eq!(
+        report["damaged"][0]["pieces"],
+        serde_json::json!([0]),
+        "{report}"
+    );
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.contains("1 of"), "{stderr}");
+}
+
+#[test]
+fn what_holds_no_shards_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let empty = dir.path().to_str().unwrap();
+    assert!(refusal(&["verify", empty], 1).contains("catalogue.json"));
+    assert!(refusal(&["verify", "models/nothing"], 1).contains("models/nothing"));
+    std::fs::write(dir.path().join("catalogue.json"), b"{}").unwrap();
+    assert!(refusal(&["verify", empty], 1).contains("catalogue"));
+    refusal(&["split", TINY], 2);
+}

@@ -10,11 +10,12 @@ use proto::frame::{Frame, FrameHeader, HEADER_BYTES};
 pub type Oracle = fn(&[u8]) -> bool;
 
 /// Every oracle by the name of its fuzz target and corpus.
-pub const ORACLES: [(&str, Oracle); 6] = [
+pub const ORACLES: [(&str, Oracle); 7] = [
     ("frame", frame),
     ("gguf", gguf),
     ("safetensors", safetensors),
     ("shard_index", shard_index),
+    ("catalogue", catalogue),
     ("invite", invite),
     ("http_body", http_body),
 ];
@@ -39,6 +40,21 @@ pub fn frame(bytes: &[u8]) -> bool {
     let again = Frame::decode(&header, payload).expect("what we write is what we read");
     // Bytes, not values: a NaN in a row is not equal to itself.
     assert_eq!(again.encode(), written);
+    true
+}
+
+/// A shard catalogue.
+#[must_use]
+pub fn catalogue(bytes: &[u8]) -> bool {
+    let Ok(catalogue) = shards::Catalogue::parse(bytes.to_vec()) else {
+        return false;
+    };
+    for shard in catalogue.shards() {
+        let part = shard.piece(0, catalogue.piece_bytes());
+        let places = shard.places(part.clone());
+        let sum: u64 = places.iter().map(|place| place.len).sum();
+        assert_eq!(sum, part.end - part.start, "{shard:?}");
+    }
     true
 }
 

@@ -18,6 +18,8 @@ use crate::{
 
 /// Largest config, index or template file.
 const TEXT_FILE_BYTES_MAX: u64 = 64 << 20;
+/// The file that says which tensor is in which safetensors file.
+pub(crate) const INDEX_NAME: &str = "model.safetensors.index.json";
 /// Entries of a model directory that are looked at.
 const DIRECTORY_ENTRIES_MAX: usize = 100_000;
 
@@ -63,7 +65,7 @@ pub(crate) fn locate(path: &Path) -> Result<Located, ModelError> {
         }
         return Ok(Located::Gguf(path.to_path_buf()));
     }
-    let index = path.join("model.safetensors.index.json");
+    let index = path.join(INDEX_NAME);
     if index.is_file() {
         return Ok(Located::Safetensors(
             path.to_path_buf(),

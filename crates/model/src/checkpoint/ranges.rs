@@ -1,11 +1,12 @@
 //! Which bytes of which file a part of the model is: for reading them in, letting them go, and counting them.
 
 use std::ops::Range;
+use std::path::{Path, PathBuf};
 
 use proto::facts::{expert_groups, group_experts};
 
-use super::Checkpoint;
-use crate::{ModelError, Proj, Role, bind::Place};
+use super::{Checkpoint, Meta};
+use crate::{ModelError, Proj, Role, bind::Place, files, map::MappedFile};
 
 /// A part of a model that is placed as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -124,6 +125,38 @@ impl Checkpoint {
             if let Some(file) = self.files().get(range.file) {
                 file.release(range.bytes());
             }
+        }
+    }
+
+    /// The heads of all files: metadata and tensor tables, without which the model cannot be opened.
+    #[must_use]
+    pub fn head_ranges(&self) -> Vec<FileRange> {
+        let ranges = self.header_bytes.iter().enumerate();
+        ranges
+            .map(|(file, len)| FileRange {
+                file,
+                start: 0,
+                len: *len,
+            })
+            .collect()
+    }
+
+    /// The files that hold tensors, in the order of [`FileRange::file`].
+    pub fn tensor_files(&self) -> impl Iterator<Item = &Path> {
+        self.files().iter().map(MappedFile::path)
+    }
+
+    /// Small files beside those with tensors without which the model cannot be opened: configuration and index of a
+    /// safetensors directory.
+    #[must_use]
+    pub fn side_files(&self) -> Vec<PathBuf> {
+        match self.meta() {
+            Meta::Gguf(_) => Vec::new(),
+            Meta::Hf { dir, .. } => ["config.json", files::INDEX_NAME]
+                .map(|name| dir.join(name))
+                .into_iter()
+                .filter(|path| path.is_file())
+                .collect(),
         }
     }
 
