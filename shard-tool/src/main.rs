@@ -1,11 +1,13 @@
-//! `shard-tool`: looks into model files, plans their split, and cuts them into shards, without any service running.
+//! `shard-tool`: looks into model files, plans their split, cuts them into shards and makes smaller ones, without any
+//! service running.
 //!
 //! Owns the command line and the exit codes: 0 done, 1 failed, 2 used wrongly. What it prints with `--json` is one JSON
-//! value on one line of stdout; errors go to stderr. It must never write to a model file.
+//! value on one line of stdout; errors go to stderr. It must never write to a model file that is there.
 
 mod cut;
 mod inspect;
 mod offline;
+mod quantize;
 mod words;
 
 use std::io::Write;
@@ -31,13 +33,14 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
 #[command(
     name = "shard-tool",
     version,
-    about = "Looks into model files, plans their split and cuts them into shards, without any service running",
+    about = "Looks into model files, plans their split, cuts them into shards and makes smaller ones, without any service running",
     after_help = "Examples:
   shard-tool inspect models/hearth-tiny.gguf
   shard-tool inspect models/hearth-tiny.gguf --json
   shard-tool plan big-00001-of-00003.gguf --node desk=16GiB --node laptop=8GiB
   shard-tool split models/hearth-tiny.gguf --out shards/
   shard-tool verify shards/
+  shard-tool quantize checkpoints/my-model/ --type q4_k_m --out my-model-Q4_K_M.gguf
 
 Exit codes: 0 done, 1 failed, 2 wrong usage."
 )]
@@ -56,6 +59,8 @@ enum Command {
     Split(cut::SplitArguments),
     /// Compare shards, a node's store or a model with its catalogue, and name what is damaged
     Verify(cut::VerifyArguments),
+    /// Write a smaller GGUF file from unquantised weights, and say what that costs
+    Quantize(quantize::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -65,6 +70,7 @@ fn main() -> ExitCode {
         Command::Plan(arguments) => offline::run(&arguments),
         Command::Split(arguments) => cut::split(&arguments),
         Command::Verify(arguments) => cut::verify(&arguments),
+        Command::Quantize(arguments) => quantize::run(&arguments),
     };
     let (error, code) = match answer.and_then(|text| print(&text)) {
         Ok(()) => return ExitCode::SUCCESS,
@@ -72,7 +78,7 @@ fn main() -> ExitCode {
         Err(Failure::Failed(error)) => (error, 1),
     };
     // A closed stderr leaves nobody to tell.
-    let _ = writeln!(std::io::stderr(), "shard-tool: {error}");
+    let _ = writeln!(std::io::stderr(), "shard-tool: {error:#}");
     ExitCode::from(code)
 }
 

@@ -23,6 +23,7 @@ mod mix;
 mod norm;
 mod peaks;
 mod pool;
+mod quantize;
 mod rope;
 mod route;
 #[cfg(test)]
@@ -54,6 +55,7 @@ pub use peaks::{multiply_f32, multiply_i8, read_through};
 pub use pool::{
     Chunks, ColumnsMut, Pool, parallel_chunks, parallel_chunks2, parallel_chunks3, parallel_columns,
 };
+pub use quantize::{can_quantize, quantize_row};
 pub use rope::{Pairing, RopeTable, rope};
 pub use route::{Weights, route};
 pub use weight::{Matrix, WeightType};

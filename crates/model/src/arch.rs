@@ -162,6 +162,8 @@ pub struct Rope {
     pub dims: usize,
     /// Which two values turn together.
     pub pairing: Pairing,
+    /// The base from which unscaled frequencies follow.
+    pub base: f64,
     /// Radians per position of each pair, [dims / 2], scaling already applied.
     pub inv_freq: Vec<f64>,
 }

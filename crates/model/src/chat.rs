@@ -82,6 +82,11 @@ fn find_in_gguf(path: &Path, bytes: &[u8], head: &Gguf) -> Result<Option<Found>,
     }))
 }
 
+/// The template of a directory as it is written, if it has one.
+pub(crate) fn directory_source(dir: &Path) -> Result<Option<String>, ModelError> {
+    Ok(find_in_directory(dir)?.map(|found| found.source))
+}
+
 fn find_in_directory(dir: &Path) -> Result<Option<Found>, ModelError> {
     let config_path = dir.join("tokenizer_config.json");
     let config = files::read_json_if(&config_path)?.unwrap_or(Value::Null);

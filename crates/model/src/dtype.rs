@@ -106,6 +106,9 @@ impl fmt::Display for DType {
     }
 }
 
+/// Numbers of GGUF tensor types that may have a meaning.
+const GGML_NUMBERS: u32 = 64;
+
 /// A storage type as a file names it: one that we compute with, or one that we can only measure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Storage {
@@ -177,6 +180,21 @@ impl Storage {
         })
     }
 
+    /// The number of the type in a GGUF tensor table; `None` for types that only other formats have.
+    pub(crate) fn ggml_number(&self) -> Option<u32> {
+        (0..GGML_NUMBERS).find(|number| Self::from_ggml(*number).as_ref() == Some(self))
+    }
+
+    /// The storage of a weight type.
+    pub(crate) fn of(weight: DType) -> Self {
+        Self::known(
+            weight.name(),
+            weight,
+            weight.block_len() as u64,
+            weight.block_bytes() as u64,
+        )
+    }
+
     /// The type behind a name in a safetensors header; `None` for names that we cannot measure.
     pub(crate) fn from_safetensors(name: &str) -> Option<Self> {
         Some(match name {
@@ -208,14 +226,16 @@ mod tests {
 
     #[test]
     fn both_tables_agree_on_block_sizes() {
-        for number in 0..64 {
+        for number in 0..GGML_NUMBERS {
             let Some(storage) = Storage::from_ggml(number) else {
                 continue;
             };
+            assert_eq!(storage.ggml_number(), Some(number));
             if let Some(weight) = storage.weight {
                 assert_eq!(storage.name, weight.name());
                 assert_eq!(storage.block_len, weight.block_len() as u64);
                 assert_eq!(storage.block_bytes, weight.block_bytes() as u64);
+                assert_eq!(storage, Storage::of(weight));
             }
         }
         assert!(

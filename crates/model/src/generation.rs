@@ -19,6 +19,11 @@ const END_TOKENS: [&str; 4] = [
     "<|end_of_text|>",
 ];
 
+/// Whether a token of this name ends an answer in every model that has it.
+pub(crate) fn ends_a_turn(token: &str) -> bool {
+    END_TOKENS.contains(&token)
+}
+
 /// Sampling values that the model's makers recommend, and every id that ends an answer.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct GenerationDefaults {

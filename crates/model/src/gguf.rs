@@ -7,8 +7,9 @@
 mod cursor;
 mod tensors;
 mod value;
+pub mod write;
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, ops::Range, path::Path};
 
 use proto::limits::{GGUF_KEYS_MAX, TENSORS_MAX};
 
@@ -37,8 +38,15 @@ pub struct Gguf {
     pub alignment: u64,
     /// Bytes of header, metadata and tensor table; tensor data begins at the next multiple of the alignment.
     pub header_bytes: u64,
-    metadata: BTreeMap<String, Value>,
+    metadata: BTreeMap<String, Entry>,
     tensors: Vec<Tensor>,
+}
+
+/// A metadata value with the bytes of its type and value.
+#[derive(Debug)]
+struct Entry {
+    value: Value,
+    at: Range<usize>,
 }
 
 impl Gguf {
@@ -92,7 +100,13 @@ impl Gguf {
     /// The value of a metadata key.
     #[must_use]
     pub fn value(&self, key: &str) -> Option<&Value> {
-        self.metadata.get(key)
+        self.metadata.get(key).map(|entry| &entry.value)
+    }
+
+    /// Type and value of a key as they stand in the file whose whole content is `bytes`.
+    #[must_use]
+    pub fn raw<'b>(&self, key: &str, bytes: &'b [u8]) -> Option<&'b [u8]> {
+        bytes.get(self.metadata.get(key)?.at.clone())
     }
 
     /// All keys in order.
@@ -173,7 +187,7 @@ fn check_count(
 fn read_metadata(
     cursor: &mut Cursor<'_>,
     count: u64,
-) -> Result<BTreeMap<String, Value>, ModelError> {
+) -> Result<BTreeMap<String, Entry>, ModelError> {
     let mut metadata = BTreeMap::new();
     for index in 0..count {
         let key = cursor.text(&format!("metadata key {index}"))?;
@@ -185,8 +199,11 @@ fn read_metadata(
                 format!("1 to {KEY_CHARS_MAX}"),
             ));
         }
+        let start = cursor.at();
         let value = Value::read(cursor, key)?;
-        if metadata.insert(key.to_owned(), value).is_some() {
+        let at = start..cursor.at();
+        let entry = Entry { value, at };
+        if metadata.insert(key.to_owned(), entry).is_some() {
             return Err(ModelError::malformed(
                 cursor.path(),
                 format!("metadata key `{key}`"),
@@ -198,8 +215,8 @@ fn read_metadata(
     Ok(metadata)
 }
 
-fn read_alignment(path: &Path, metadata: &BTreeMap<String, Value>) -> Result<u64, ModelError> {
-    let Some(value) = metadata.get("general.alignment") else {
+fn read_alignment(path: &Path, metadata: &BTreeMap<String, Entry>) -> Result<u64, ModelError> {
+    let Some(Entry { value, .. }) = metadata.get("general.alignment") else {
         return Ok(ALIGNMENT_DEFAULT);
     };
     match value.as_u64() {

@@ -2,7 +2,7 @@
 //!
 //! This crate turns files that nobody vouches for into checked values: every count, length, offset and shape is
 //! compared with what really is there before it is used. It never computes with weights beyond widening small
-//! vectors, never copies a matrix, and knows no socket.
+//! vectors and rows that are exported, never copies a matrix, and knows no socket.
 //!
 //! The one idea: a [`Checkpoint`] answers by *role* ("the query projection of layer 3"), never by tensor name, so
 //! that the engine sees one model whatever file it came from.
@@ -13,6 +13,7 @@ mod chat;
 mod checkpoint;
 mod dtype;
 mod error;
+mod export;
 mod facts;
 mod files;
 mod generation;
@@ -35,6 +36,7 @@ pub use arch::{
 pub use checkpoint::{Checkpoint, FileRange, Format, Part, TensorRef, merge_ranges};
 pub use dtype::{DType, Storage};
 pub use error::ModelError;
+pub use export::{Export, ExportClass, ExportTensor};
 pub use generation::GenerationDefaults;
 pub use identity::Identity;
 pub use roles::{LayerRole, Proj, Role};

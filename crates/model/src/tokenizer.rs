@@ -30,6 +30,8 @@ use bpe::{Merges, Scratch};
 use splitter::Splitter;
 use vocabulary::{TokenKind, Vocabulary};
 
+pub(crate) use from_json::to_gguf;
+
 pub use detokenizer::Detokenizer;
 pub use error::TokenizerError;
 pub use from_gguf::GgufTokenizer;

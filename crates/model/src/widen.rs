@@ -1,4 +1,4 @@
-//! Small tensors as vectors of f32, the only arithmetic that this crate does on weights.
+//! Small tensors and single rows as f32, the only arithmetic that this crate does on weights.
 
 use half::{bf16, f16};
 
@@ -6,28 +6,29 @@ use crate::DType;
 
 /// The values of a float tensor; `None` for quantised types.
 pub(crate) fn widen(dtype: DType, bytes: &[u8]) -> Option<Vec<f32>> {
-    let values = match dtype {
-        DType::F32 => bytes
-            .as_chunks::<4>()
-            .0
-            .iter()
-            .map(|b| f32::from_le_bytes(*b))
-            .collect(),
-        DType::F16 => bytes
-            .as_chunks::<2>()
-            .0
-            .iter()
-            .map(|b| f16::from_le_bytes(*b).to_f32())
-            .collect(),
-        DType::BF16 => bytes
-            .as_chunks::<2>()
-            .0
-            .iter()
-            .map(|b| bf16::from_le_bytes(*b).to_f32())
-            .collect(),
-        DType::Q8_0 | DType::Q4_0 | DType::Q4K | DType::Q5K | DType::Q6K => return None,
-    };
+    let count = bytes.len() / dtype.block_bytes();
+    let mut values = vec![0.0; count];
+    widen_into(dtype, bytes, &mut values)?;
     Some(values)
+}
+
+/// Writes the values of a float tensor's bytes into `out`; `None` for quantised types or another number of values.
+pub(crate) fn widen_into(dtype: DType, bytes: &[u8], out: &mut [f32]) -> Option<()> {
+    if dtype.is_quantised() || dtype.row_bytes(out.len()) != Some(bytes.len()) {
+        return None;
+    }
+    match dtype {
+        DType::F32 => fill(out, bytes, f32::from_le_bytes),
+        DType::F16 => fill(out, bytes, |b| f16::from_le_bytes(b).to_f32()),
+        _ => fill(out, bytes, |b| bf16::from_le_bytes(b).to_f32()),
+    }
+    Some(())
+}
+
+fn fill<const N: usize>(out: &mut [f32], bytes: &[u8], read: impl Fn([u8; N]) -> f32) {
+    for (out, bytes) in out.iter_mut().zip(bytes.as_chunks::<N>().0) {
+        *out = read(*bytes);
+    }
 }
 
 /// The decay from its stored logarithm: `-exp(a)`, with a portable `exp` so that every machine has the same bits.

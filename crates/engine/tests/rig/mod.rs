@@ -9,7 +9,7 @@
     reason = "test code"
 )]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use engine::{CacheSpec, Exec, GroupSet, Input, KvType, Poll, Slice, SliceSpec};
@@ -20,13 +20,22 @@ use proto::{Epoch, SequenceId, StepId};
 
 pub const PAGES: u32 = 64;
 
+/// The repository, from whichever crate this file is built into.
+fn repository() -> PathBuf {
+    let above = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors();
+    let root = above
+        .into_iter()
+        .find(|dir| dir.join("Cargo.lock").exists());
+    root.unwrap().to_owned()
+}
+
 pub fn data(path: &str) -> PathBuf {
-    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/data")).join(path)
+    repository().join("tests/data").join(path)
 }
 
 pub fn bundled() -> Arc<Checkpoint> {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/hearth-tiny.gguf");
-    Arc::new(Checkpoint::open(path.as_ref()).unwrap())
+    let path = repository().join("models/hearth-tiny.gguf");
+    Arc::new(Checkpoint::open(&path).unwrap())
 }
 
 pub fn open(path: &str) -> Arc<Checkpoint> {

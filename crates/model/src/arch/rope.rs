@@ -50,16 +50,14 @@ impl Source<'_> {
                 format!("an even number from 2 to the head's {}", self.head_dim),
             ));
         }
-        let dims = exact(self.dims);
-        Ok((0..self.dims / 2)
-            .map(|pair| libm::pow(self.theta, -2.0 * exact(pair) / dims))
-            .collect())
+        Ok(unscaled(self.theta, self.dims))
     }
 
     fn rope(&self, inv_freq: Vec<f64>) -> Rope {
         Rope {
             dims: self.dims,
             pairing: self.pairing,
+            base: self.theta,
             inv_freq,
         }
     }
@@ -92,6 +90,25 @@ impl Source<'_> {
         let scaled = inv_freq.into_iter().map(|f| rule.scale(f)).collect();
         Ok(self.rope(scaled))
     }
+}
+
+impl Rope {
+    /// By what each unscaled frequency is divided, one number a pair; `None` if no frequency is scaled.
+    pub(crate) fn factors(&self) -> Option<Vec<f32>> {
+        let plain = unscaled(self.base, self.dims);
+        if plain == self.inv_freq {
+            return None;
+        }
+        #[allow(clippy::cast_possible_truncation, reason = "files hold f32")]
+        let factor = |(plain, scaled): (&f64, &f64)| (plain / scaled) as f32;
+        Some(plain.iter().zip(&self.inv_freq).map(factor).collect())
+    }
+}
+
+/// Frequencies of each pair by the base alone.
+fn unscaled(theta: f64, dims: usize) -> Vec<f64> {
+    let of = |pair: usize| libm::pow(theta, -2.0 * exact(pair) / exact(dims));
+    (0..dims / 2).map(of).collect()
 }
 
 impl Llama3 {
@@ -159,6 +176,14 @@ mod tests {
         let keep = (2.0 - 1.0) / 3.0;
         let expected = (1.0 - keep) * middle / 8.0 + keep * middle;
         assert!((rule.scale(middle) - expected).abs() < 1e-15);
+    }
+
+    #[test]
+    fn factors_are_what_frequencies_were_divided_by() {
+        assert_eq!(source(1e4, 8).plain().unwrap().factors(), None);
+        let factors = [1.0, 2.0, 4.0, 8.0];
+        let rope = source(1e4, 8).divided_by(&factors).unwrap();
+        assert_eq!(rope.factors(), Some(factors.to_vec()));
     }
 
     #[test]

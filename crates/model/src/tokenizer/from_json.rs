@@ -20,9 +20,12 @@ use super::{Inner, Normalizer, TOKENIZER_JSON_BYTES_MAX};
 mod merge;
 mod model;
 mod parts;
+mod to_gguf;
 
 use merge::Merge;
 use model::Model;
+
+pub(crate) use to_gguf::to_gguf;
 
 const TOKENIZER: &str = "tokenizer.json";
 const CONFIG: &str = "tokenizer_config.json";
@@ -79,6 +82,8 @@ struct Config {
     bos_token: Value,
     #[serde(default)]
     eos_token: Value,
+    #[serde(default)]
+    pad_token: Value,
     #[serde(default)]
     add_bos_token: Option<bool>,
     #[serde(default)]
