@@ -1,7 +1,8 @@
-//! A household of real processes on loopback.
+//! A household of real processes, on loopback or on the machines of an emulated LAN.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -14,6 +15,61 @@ use crate::{plans, programs};
 /// Memory that a node of a test offers unless it says otherwise.
 const MEMORY: &str = "256MiB";
 
+/// Where processes run when not simply here.
+#[derive(Debug, Clone, Default)]
+struct Places {
+    #[cfg(target_os = "linux")]
+    lan: Option<Lan>,
+}
+
+/// The machines of an emulated LAN that a household runs on.
+#[cfg(target_os = "linux")]
+#[derive(Debug, Clone)]
+struct Lan {
+    rig: Arc<crate::lan::Rig>,
+    coordinator: usize,
+    nodes: Vec<usize>,
+}
+
+impl Places {
+    /// The coordinator's program where it has to run.
+    fn coordinator(&self) -> Command {
+        let program = programs::coordinator();
+        #[cfg(target_os = "linux")]
+        if let Some(lan) = &self.lan {
+            return lan.rig.command(lan.coordinator, &program);
+        }
+        Command::new(program)
+    }
+
+    /// The node's program where the node of this number has to run; one more than machines were named for is on the last.
+    #[cfg_attr(
+        not(target_os = "linux"),
+        allow(unused_variables, reason = "there is one place")
+    )]
+    fn node(&self, number: usize) -> Command {
+        let program = programs::node();
+        #[cfg(target_os = "linux")]
+        if let Some(lan) = &self.lan {
+            let machine = lan.nodes.get(number).or(lan.nodes.last());
+            return lan
+                .rig
+                .command(machine.copied().unwrap_or(lan.coordinator), &program);
+        }
+        Command::new(program)
+    }
+
+    /// The address here at which the coordinator's endpoint can be reached.
+    fn reached(&self, api: SocketAddr) -> SocketAddr {
+        #[cfg(target_os = "linux")]
+        if let Some(lan) = &self.lan {
+            let forwarded = lan.rig.forward(lan.coordinator, api);
+            return forwarded.unwrap_or_else(|error| panic!("{error}"));
+        }
+        api
+    }
+}
+
 /// What a test wants of a household.
 #[derive(Debug, Clone)]
 pub struct Wanted {
@@ -23,6 +79,7 @@ pub struct Wanted {
     mesh: String,
     plan: Option<Value>,
     arguments: Vec<String>,
+    places: Places,
 }
 
 impl Wanted {
@@ -36,7 +93,21 @@ impl Wanted {
             mesh: "127.0.0.1:0".to_owned(),
             plan: None,
             arguments: Vec::new(),
+            places: Places::default(),
         }
+    }
+
+    /// On an emulated LAN: the coordinator on this machine, the nodes `n0`, `n1`, … on those. Several may share one.
+    #[cfg(target_os = "linux")]
+    #[must_use]
+    pub fn on(mut self, rig: &Arc<crate::lan::Rig>, coordinator: usize, nodes: &[usize]) -> Self {
+        self.mesh = SocketAddr::from((rig.address(coordinator), 0)).to_string();
+        self.places.lan = Some(Lan {
+            rig: Arc::clone(rig),
+            coordinator,
+            nodes: nodes.to_vec(),
+        });
+        self
     }
 
     /// So many nodes, named `n0`, `n1`, …; the plan waits for all of them.
@@ -141,7 +212,8 @@ impl Coordinator {
             std::fs::write(facts, speeds.to_string()).expect("a file");
         }
         let arguments = wanted.serve_arguments(dir);
-        let mut process = Process::start("coordinator", &programs::coordinator(), &arguments);
+        let program = wanted.places.coordinator();
+        let mut process = Process::spawn("coordinator", program, &arguments, &[]);
         let line = process.out_line("{").await;
         let facts: Value = serde_json::from_str(&line).expect("one JSON value");
         let address = |name: &str| -> SocketAddr {
@@ -151,7 +223,10 @@ impl Coordinator {
                 .unwrap_or_else(|| panic!("{name} in {line}"))
         };
         Self {
-            api: Api::new(address("api"), facts["model"].as_str().expect("model")),
+            api: Api::new(
+                wanted.places.reached(address("api")),
+                facts["model"].as_str().expect("model"),
+            ),
             mesh: address("mesh"),
             process,
         }
@@ -227,7 +302,7 @@ impl Cluster {
     /// Starts a node; an empty invite means that it is paired already.
     pub fn join(&mut self, name: &str, memory: &str, invite: &str) -> &mut Member {
         let dir = self.dir.path().join(name);
-        let process = self.start_node(name, memory, invite, &dir);
+        let process = self.start_node(self.members.len(), name, memory, invite, &dir);
         self.members.push(Member {
             name: name.to_owned(),
             process,
@@ -237,7 +312,7 @@ impl Cluster {
         self.members.last_mut().expect("just pushed")
     }
 
-    fn start_node(&self, name: &str, memory: &str, invite: &str, dir: &Path) -> Process {
+    fn start_node(&self, at: usize, name: &str, memory: &str, invite: &str, dir: &Path) -> Process {
         let facts = self.dir.path().join(FACTS);
         let mut arguments = vec!["join"];
         if !invite.is_empty() {
@@ -246,7 +321,7 @@ impl Cluster {
         arguments.extend(["--name", name, "--memory", memory, "--threads", "1"]);
         arguments.extend(["--data-dir", dir.to_str().expect("plain text")]);
         arguments.extend(["--facts", facts.to_str().expect("plain text")]);
-        Process::start(name, &programs::node(), &arguments)
+        Process::spawn(name, self.wanted.places.node(at), &arguments, &[])
     }
 
     /// Ends a node without a word to it, and waits until it is gone.
@@ -266,7 +341,7 @@ impl Cluster {
                 member.dir.clone(),
             )
         };
-        self.members[at].process = self.start_node(&name, &memory, "", &dir);
+        self.members[at].process = self.start_node(at, &name, &memory, "", &dir);
     }
 
     /// Ends the coordinator and starts it again with the same data directory and mesh address.

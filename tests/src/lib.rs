@@ -13,6 +13,7 @@
 pub mod api;
 pub mod cluster;
 pub mod fixtures;
+pub mod lan;
 pub mod oracles;
 pub mod plans;
 pub mod process;

@@ -63,8 +63,12 @@ impl Ended {
 }
 
 /// A command with our environment removed, so that no setting of the person who tests gets in.
-fn command<S: AsRef<OsStr>>(program: &Path, arguments: &[S], envs: &[(&str, &str)]) -> Command {
-    let mut command = Command::new(program);
+fn command<S: AsRef<OsStr>>(
+    program: std::process::Command,
+    arguments: &[S],
+    envs: &[(&str, &str)],
+) -> Command {
+    let mut command = Command::from(program);
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("HEARTH_") {
             command.env_remove(name);
@@ -91,7 +95,8 @@ pub async fn run_with<S: AsRef<OsStr>>(
     arguments: &[S],
     envs: &[(&str, &str)],
 ) -> Ended {
-    let output = command(program, arguments, envs).output();
+    let program_command = std::process::Command::new(program);
+    let output = command(program_command, arguments, envs).output();
     let output = tokio::time::timeout(DEADLINE, output)
         .await
         .unwrap_or_else(|_| panic!("{} did not end", program.display()))
@@ -116,9 +121,19 @@ impl Process {
         arguments: &[S],
         envs: &[(&str, &str)],
     ) -> Self {
+        Self::spawn(name, std::process::Command::new(program), arguments, envs)
+    }
+
+    /// Starts a command that somebody has prepared, such as one on another machine of an emulated LAN.
+    pub fn spawn<S: AsRef<OsStr>>(
+        name: &str,
+        program: std::process::Command,
+        arguments: &[S],
+        envs: &[(&str, &str)],
+    ) -> Self {
         let mut child = command(program, arguments, envs)
             .spawn()
-            .unwrap_or_else(|error| panic!("{}: {error}", program.display()));
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
         let log = Arc::new(Mutex::new(Log::default()));
         let (sender, news) = watch::channel(0);
         let sender = Arc::new(sender);

@@ -82,6 +82,7 @@ const EMPTY_NAMES: &[&str] = &["utils", "util", "common", "misc", "helpers", "he
 const UNSAFE_PLACES: &[&str] = &[
     "crates/kernels/",
     "crates/model/src/map.rs",
+    "tests/src/lan/tap.rs",
     "bench/peers/src/llama.rs",
     "bench/peers/src/peaks.rs",
 ];

@@ -11,5 +11,7 @@ mod demo;
 mod endings;
 mod exact;
 mod invites;
+#[cfg(target_os = "linux")]
+mod lan;
 mod losses;
 mod models;
