@@ -231,8 +231,8 @@ fn planned_caches_are_as_large_as_real_ones() {
         let spec = engine::SliceSpec {
             embedding: true,
             layers: 0..layers,
-            groups: vec![],
             head: true,
+            ..engine::SliceSpec::default()
         };
         let cache = engine::CacheSpec {
             kv: real,

@@ -4,18 +4,20 @@
 //! types here have passed the checks. Must never open a socket. The one idea: `wire` becomes a checked type
 //! in [`check`](self), once, and goes back to `wire` clipped to the same caps, so that what we send is accepted.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::ops::Range;
 
 use thiserror::Error;
 
+use crate::groups::GroupSet;
 use crate::ids::{Epoch, NodeId};
 
 mod check;
 mod write;
 
 /// The version of the control messages that this program speaks.
-pub const CONTROL_PROTOCOL: u32 = 1;
+pub const CONTROL_PROTOCOL: u32 = 2;
 /// Version of the pairing messages.
 pub const PAIRING_PROTOCOL: u32 = 1;
 
@@ -209,7 +211,18 @@ pub struct Peer {
     pub addresses: Vec<SocketAddr>,
 }
 
-/// One stage of a plan, for the node that runs it.
+/// A node that has what a stage lacks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owner {
+    /// Who.
+    pub peer: Peer,
+    /// Expert groups by layer of the stage.
+    pub groups: BTreeMap<u32, GroupSet>,
+    /// Head blocks, where the stage is the last.
+    pub head_blocks: GroupSet,
+}
+
+/// One node's part of a plan.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Assign {
     /// Epoch of the plan.
@@ -220,7 +233,7 @@ pub struct Assign {
     pub model_bytes: u64,
     /// BLAKE3 of headers and tensor tables.
     pub model_blake3: [u8; 32],
-    /// The layers of the stage.
+    /// The layers of the stage; none for a node that holds only for others.
     pub layers: Range<u32>,
     /// Whether the stage has the embedding.
     pub embedding: bool,
@@ -244,6 +257,40 @@ pub struct Assign {
     pub first: Option<Peer>,
     /// Where samples and faults go.
     pub coordinator: NodeId,
+    /// Who has expert groups and head blocks that the stage lacks; what none of them has is with the stage.
+    pub owners: Vec<Owner>,
+    /// Expert groups of other layers that the node holds.
+    pub foreign: BTreeMap<u32, GroupSet>,
+    /// Head blocks that the node holds without being the last stage.
+    pub head_blocks: GroupSet,
+    /// Who may ask for these groups and blocks.
+    pub askers: Vec<Peer>,
+}
+
+impl Assign {
+    /// Expert groups of a layer of the stage that other nodes have.
+    #[must_use]
+    pub fn given_groups(&self, layer: u32) -> GroupSet {
+        let of_owner = |owner: &Owner| owner.groups.get(&layer).copied().unwrap_or_default();
+        self.owners
+            .iter()
+            .map(of_owner)
+            .fold(GroupSet::none(), GroupSet::and)
+    }
+
+    /// Head blocks of the stage that other nodes have.
+    #[must_use]
+    pub fn given_blocks(&self) -> GroupSet {
+        let blocks = self.owners.iter().map(|owner| owner.head_blocks);
+        blocks.fold(GroupSet::none(), GroupSet::and)
+    }
+
+    /// Every other node that frames are exchanged with.
+    pub fn neighbours(&self) -> impl Iterator<Item = &Peer> {
+        let stages = self.previous.iter().chain(&self.next);
+        let owners = self.owners.iter().map(|owner| &owner.peer);
+        stages.chain(owners).chain(&self.askers)
+    }
 }
 
 /// What an unknown device sends to become a member.

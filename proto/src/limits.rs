@@ -14,6 +14,14 @@ pub const STEP_ROWS_MAX: u32 = 4096;
 pub const STEP_SEGMENTS_MAX: u32 = 512;
 /// Values in one row that travels between stages.
 pub const ROW_VALUES_MAX: u32 = 65_536;
+/// Rows that one expert frame asks an owner for.
+pub const EXPERT_ROWS_MAX: u32 = 512;
+/// Experts of one row.
+pub const ROW_EXPERTS_MAX: u32 = 256;
+/// Rows of one frame to or from an owner of head blocks.
+pub const HEAD_ROWS_MAX: u32 = 16;
+/// Logits of one row.
+pub const LOGITS_MAX: u32 = 1 << 20;
 /// Bytes of the tables that precede the rows of a frame.
 pub const FRAME_META_BYTES_MAX: u32 = 4 << 20;
 /// Bytes of rows in one frame.

@@ -1,6 +1,6 @@
 //! The data plane: frames between this device and the neighbours of the current plan.
 //!
-//! Owns one link per neighbour, with one long-lived stream per class and direction, decode before prefill.
+//! Owns one link per neighbour, with one long-lived stream per class and direction: decode, then expert, then prefill.
 //! Must never look into a step: it checks that a frame is well-formed and hands it on. Queued frames are lost
 //! when a link goes down; who sent them learns it by the event.
 //!
@@ -14,8 +14,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use bytes::Bytes;
 use proto::NodeId;
 use proto::control::Peer;
-use proto::frame::Frame;
-use proto::step::StepClass;
+use proto::frame::{Frame, StreamClass};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -188,10 +187,10 @@ impl Mesh {
     /// Whether there is a link to the node.
     #[must_use]
     pub fn is_up(&self, node: &NodeId) -> bool {
-        self.queue(node, StepClass::Decode).is_ok()
+        self.queue(node, StreamClass::Decode).is_ok()
     }
 
-    fn queue(&self, to: &NodeId, class: StepClass) -> Result<mpsc::Sender<Bytes>, SendError> {
+    fn queue(&self, to: &NodeId, class: StreamClass) -> Result<mpsc::Sender<Bytes>, SendError> {
         let entries = self.0.peers.read().unwrap_or_else(PoisonError::into_inner);
         let entry = entries
             .get(to)

@@ -1,12 +1,15 @@
 //! From the wire: every field is present, in range and within its cap, or the message is refused.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use super::{
     Assign, Beat, CODE_BYTES_MAX, CacheType, ControlMessageError, CoordinatorMessage, Hello,
-    LABEL_BYTES_MAX, LEASE_MS_MAX, LoadFailed, LoadProgress, Loaded, NodeMessage, PAIRING_PROTOCOL,
-    PATH_BYTES_MAX, PairReply, PairRequest, Peer, PeerLost, Refused, TEXT_BYTES_MAX, Welcome, wire,
+    LABEL_BYTES_MAX, LEASE_MS_MAX, LoadFailed, LoadProgress, Loaded, NodeMessage, Owner,
+    PAIRING_PROTOCOL, PATH_BYTES_MAX, PairReply, PairRequest, Peer, PeerLost, Refused,
+    TEXT_BYTES_MAX, Welcome, wire,
 };
+use crate::groups::GroupSet;
 use crate::ids::{Epoch, NodeId};
 use crate::limits;
 
@@ -94,6 +97,97 @@ fn peer(field: &'static str, value: wire::Peer) -> Checked<Peer> {
 
 fn neighbour(field: &'static str, value: Option<wire::Peer>) -> Checked<Option<Peer>> {
     value.map(|value| peer(field, value)).transpose()
+}
+
+fn set(field: &'static str, bits: u32) -> Checked<GroupSet> {
+    let bits = u16::try_from(bits).map_err(|_| wrong(field, bits, "a set of at most 16"))?;
+    Ok(GroupSet::from_bits(bits))
+}
+
+/// Sets of groups by layer; each entry has layers and groups, and no layer has two.
+fn groups(field: &'static str, entries: &[wire::Groups]) -> Checked<BTreeMap<u32, GroupSet>> {
+    let mut by_layer = BTreeMap::new();
+    if entries.len() > limits::LAYERS_MAX as usize {
+        let expected = format!("at most {}", limits::LAYERS_MAX);
+        return Err(wrong(field, format!("{} entries", entries.len()), expected));
+    }
+    for entry in entries {
+        let end = at_most(field, entry.end_layer, limits::LAYERS_MAX)?;
+        let groups = set(field, entry.groups)?;
+        if entry.first_layer >= end || groups.is_empty() {
+            let got = format!("{groups:?} of layers {}..{end}", entry.first_layer);
+            return Err(wrong(field, got, "some groups of some layers"));
+        }
+        for layer in entry.first_layer..end {
+            if by_layer.insert(layer, groups).is_some() {
+                return Err(wrong(
+                    field,
+                    format!("layer {layer} twice"),
+                    "each layer once",
+                ));
+            }
+        }
+    }
+    Ok(by_layer)
+}
+
+fn peers_max(field: &'static str, count: usize) -> Checked<()> {
+    if count > limits::NODES_MAX {
+        let expected = format!("at most {}", limits::NODES_MAX);
+        return Err(wrong(field, count, expected));
+    }
+    Ok(())
+}
+
+impl TryFrom<wire::Owner> for Owner {
+    type Error = ControlMessageError;
+
+    fn try_from(owner: wire::Owner) -> Checked<Self> {
+        let peer = neighbour("assign.owners.peer", owner.peer)?;
+        Ok(Owner {
+            peer: peer.ok_or_else(|| wrong("assign.owners.peer", "missing", "a node"))?,
+            groups: groups("assign.owners.groups", &owner.groups)?,
+            head_blocks: set("assign.owners.head_blocks", owner.head_blocks)?,
+        })
+    }
+}
+
+/// What an assignment says of groups and blocks agrees with itself: owners have parts of the stage, each part once, and
+/// what the node holds for others is not of its own stage.
+fn agreed(assign: Assign) -> Checked<Assign> {
+    let own = |layer: &u32| assign.layers.contains(layer);
+    let mut blocks = GroupSet::none();
+    let mut given: BTreeMap<u32, GroupSet> = BTreeMap::new();
+    for owner in &assign.owners {
+        for (layer, groups) in &owner.groups {
+            let known = given.entry(*layer).or_default();
+            if !own(layer) || !known.common(*groups).is_empty() {
+                let got = format!("{groups} of layer {layer}");
+                let expected = "groups of the stage's layers, each with one owner";
+                return Err(wrong("assign.owners.groups", got, expected));
+            }
+            *known = known.and(*groups);
+        }
+        if !(owner.head_blocks.is_empty() || assign.head)
+            || !blocks.common(owner.head_blocks).is_empty()
+        {
+            let expected = "blocks of the stage's head, each with one owner";
+            return Err(wrong(
+                "assign.owners.head_blocks",
+                owner.head_blocks,
+                expected,
+            ));
+        }
+        blocks = blocks.and(owner.head_blocks);
+    }
+    if let Some(layer) = assign.foreign.keys().find(|layer| own(layer)) {
+        return Err(wrong("assign.foreign", layer, "layers of other stages"));
+    }
+    if assign.head && !assign.head_blocks.is_empty() {
+        let expected = "none beside the stage's own head";
+        return Err(wrong("assign.head_blocks", assign.head_blocks, expected));
+    }
+    Ok(assign)
 }
 
 fn some<T>(value: Option<T>) -> Checked<T> {
@@ -213,7 +307,17 @@ impl TryFrom<wire::Assign> for Assign {
         let end = at_most("assign.end_layer", assign.end_layer, limits::LAYERS_MAX)?;
         let first = at_most("assign.first_layer", assign.first_layer, end)?;
         let hash_bytes = assign.model_blake3.len();
-        Ok(Assign {
+        peers_max("assign.owners", assign.owners.len())?;
+        peers_max("assign.askers", assign.askers.len())?;
+        let owners = assign.owners.into_iter().map(TryInto::try_into);
+        let askers = assign.askers.into_iter();
+        agreed(Assign {
+            owners: owners.collect::<Checked<_>>()?,
+            foreign: groups("assign.foreign", &assign.foreign)?,
+            head_blocks: set("assign.head_blocks", assign.head_blocks)?,
+            askers: askers
+                .map(|asker| peer("assign.askers", asker))
+                .collect::<Checked<_>>()?,
             epoch: Epoch(assign.epoch),
             model_path: filled("assign.model_path", assign.model_path, PATH_BYTES_MAX)?,
             model_bytes: assign.model_bytes,

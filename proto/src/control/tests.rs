@@ -3,6 +3,7 @@
 use prost::Message;
 
 use super::*;
+use crate::GroupSet;
 use crate::limits;
 
 fn node(text: &str) -> NodeId {
@@ -47,7 +48,72 @@ fn assign() -> Assign {
         next: None,
         first: Some(peer("12D3KooWb")),
         coordinator: node("12D3KooWc"),
+        owners: vec![
+            Owner {
+                peer: peer("12D3KooWd"),
+                groups: [
+                    (2, GroupSet::all(8)),
+                    (3, GroupSet::all(8)),
+                    (5, GroupSet::all(1)),
+                ]
+                .into(),
+                head_blocks: GroupSet::from_bits(0b110),
+            },
+            Owner {
+                peer: peer("12D3KooWe"),
+                groups: [(2, GroupSet::all(8).missing(16))].into(),
+                head_blocks: GroupSet::none(),
+            },
+        ],
+        foreign: [(0, GroupSet::from_bits(0x8001)), (6, GroupSet::all(2))].into(),
+        head_blocks: GroupSet::none(),
+        askers: vec![peer("12D3KooWa"), peer("12D3KooWd")],
     }
+}
+
+#[test]
+fn what_an_assignment_says_of_groups_must_agree() {
+    let cases: [(&str, fn(&mut wire::Assign)); 13] = [
+        ("assign.owners.peer", |a| a.owners[0].peer = None),
+        ("assign.owners.groups", |a| a.owners[0].groups[0].groups = 0),
+        ("assign.owners.groups", |a| {
+            a.owners[0].groups[0].groups = 0x1_0000;
+        }),
+        ("assign.owners.groups", |a| {
+            a.owners[0].groups[0].end_layer = u32::MAX;
+        }),
+        ("assign.owners.groups", |a| {
+            a.owners[0].groups[1].first_layer = 2;
+        }),
+        ("assign.owners.groups", |a| {
+            a.owners[1].groups[0].groups |= 1;
+        }),
+        ("assign.owners.groups", |a| a.end_layer = 5),
+        ("assign.owners.head_blocks", |a| a.head = false),
+        ("assign.owners.head_blocks", |a| {
+            a.owners[1].head_blocks = 0b10;
+        }),
+        ("assign.foreign", |a| a.foreign[0].end_layer = 4),
+        ("assign.head_blocks", |a| a.head_blocks = 1),
+        ("assign.askers", |a| {
+            a.askers = vec![a.askers[0].clone(); limits::NODES_MAX + 1];
+        }),
+        ("assign.owners", |a| {
+            a.owners = vec![a.owners[0].clone(); limits::NODES_MAX + 1];
+        }),
+    ];
+    Assign::try_from(wire::Assign::from(assign())).unwrap();
+    for (at, (field, spoil)) in cases.into_iter().enumerate() {
+        let mut message = wire::Assign::from(assign());
+        spoil(&mut message);
+        let error = Assign::try_from(message).unwrap_err();
+        assert_eq!(error.field, field, "case {at}: {error}");
+    }
+    let neighbours = assign();
+    assert_eq!(neighbours.neighbours().count(), 5);
+    assert_eq!(neighbours.given_groups(2), GroupSet::all(16));
+    assert_eq!(neighbours.given_groups(4), GroupSet::none());
+    assert_eq!(neighbours.given_blocks().len(), 2);
 }
 
 #[test]

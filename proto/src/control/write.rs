@@ -1,12 +1,14 @@
 //! To the wire. Our own texts are clipped to the caps that the receiver checks, so that an explanation that
 //! came out long never costs the message it explains.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use super::{
     Assign, CODE_BYTES_MAX, CacheType, CoordinatorMessage, Hello, LABEL_BYTES_MAX, NodeMessage,
-    PAIRING_PROTOCOL, PairReply, PairRequest, Peer, Refused, TEXT_BYTES_MAX, wire,
+    Owner, PAIRING_PROTOCOL, PairReply, PairRequest, Peer, Refused, TEXT_BYTES_MAX, wire,
 };
+use crate::groups::GroupSet;
 use crate::limits;
 
 /// At most `max` bytes, cut between characters, control characters replaced.
@@ -35,6 +37,35 @@ impl From<Peer> for wire::Peer {
         Self {
             node: peer.node.to_string(),
             addresses: addresses(&peer.addresses),
+        }
+    }
+}
+
+/// Neighbouring layers with the same groups as one entry.
+fn groups(by_layer: &BTreeMap<u32, GroupSet>) -> Vec<wire::Groups> {
+    let mut entries: Vec<wire::Groups> = Vec::new();
+    for (layer, set) in by_layer.iter().filter(|(_, set)| !set.is_empty()) {
+        let bits = u32::from(set.bits());
+        match entries.last_mut() {
+            Some(last) if last.end_layer == *layer && last.groups == bits => {
+                last.end_layer = layer.saturating_add(1);
+            }
+            _ => entries.push(wire::Groups {
+                first_layer: *layer,
+                end_layer: layer.saturating_add(1),
+                groups: bits,
+            }),
+        }
+    }
+    entries
+}
+
+impl From<Owner> for wire::Owner {
+    fn from(owner: Owner) -> Self {
+        Self {
+            peer: Some(owner.peer.into()),
+            groups: groups(&owner.groups),
+            head_blocks: owner.head_blocks.bits().into(),
         }
     }
 }
@@ -119,6 +150,10 @@ impl From<Assign> for wire::Assign {
             previous: assign.previous.map(Into::into),
             next: assign.next.map(Into::into),
             first: assign.first.map(Into::into),
+            owners: assign.owners.into_iter().map(Into::into).collect(),
+            foreign: groups(&assign.foreign),
+            head_blocks: assign.head_blocks.bits().into(),
+            askers: assign.askers.into_iter().map(Into::into).collect(),
             coordinator: assign.coordinator.to_string(),
         }
     }
