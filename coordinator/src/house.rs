@@ -167,6 +167,7 @@ fn model_place(settings: &HouseSettings) -> Result<ModelPlace, HouseError> {
         path: text.to_owned(),
         size_bytes: identity.size_bytes,
         blake3: identity.blake3,
+        facts: settings.model.facts(),
     })
 }
 

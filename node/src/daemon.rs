@@ -267,13 +267,15 @@ impl Daemon {
             epoch = assign.epoch.0,
             first = assign.layers.start,
             end = assign.layers.end,
+            foreign = assign.foreign.len(),
+            head_blocks = assign.head_blocks.len(),
             "loading layers"
         );
         let mut peers = vec![Peer {
             node: assign.coordinator.clone(),
             addresses: self.start.household.addresses.clone(),
         }];
-        peers.extend(assign.previous.iter().chain(&assign.next).cloned());
+        peers.extend(assign.neighbours().cloned());
         self.start.sockets.mesh.set_peers(peers);
         self.loaded = false;
         self.unlinked = None;
@@ -335,12 +337,11 @@ impl Daemon {
         }
     }
 
-    /// Tells the coordinator that the slice is ready, once the links to both neighbours carry frames.
+    /// Tells the coordinator that the slice is ready, once the links to all neighbours carry frames.
     fn report_loaded(&mut self) -> Option<End> {
         let mesh = &self.start.sockets.mesh;
         let assign = self.assigned.as_ref()?;
-        let mut neighbours = assign.previous.iter().chain(&assign.next).map(|p| &p.node);
-        if !neighbours.all(|node| mesh.is_up(node)) {
+        if !assign.neighbours().all(|peer| mesh.is_up(&peer.node)) {
             return None;
         }
         let loaded = self
@@ -393,6 +394,7 @@ impl Daemon {
             layers: self
                 .assigned
                 .as_ref()
+                .filter(|a| !a.layers.is_empty())
                 .map(|a| [a.layers.start, a.layers.end]),
             memory_bytes: self.start.hello.memory_bytes,
             resident_bytes: c.resident_bytes.load(Ordering::Relaxed),

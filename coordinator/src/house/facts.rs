@@ -141,6 +141,10 @@ struct NodeEntry {
     layers: Option<[u32; 2]>,
     embedding: bool,
     head: bool,
+    /// Of layers of other machines.
+    expert_groups: u32,
+    /// Of another machine's head.
+    head_blocks: u32,
     resident_bytes: u64,
     done_bytes: u64,
     total_bytes: u64,
@@ -167,7 +171,8 @@ impl NodesFacts {
             let stage =
                 run.and_then(|run| run.plan.stages.iter().find(|stage| stage.node == node.id));
             let state = household.state_of(node, now);
-            let weight_bytes = stage.map_or(0, |stage| stage.weight_bytes);
+            let share = run.and_then(|run| run.share(&node.id));
+            let weight_bytes = share.map_or(0, |share| share.weight_bytes);
             let load = household.load_of(node);
             let served = if state == NodeState::Serving {
                 weight_bytes
@@ -189,6 +194,8 @@ impl NodesFacts {
                 layers: stage.map(|stage| [stage.first_layer, stage.end_layer]),
                 embedding: stage.is_some_and(|stage| stage.embedding),
                 head: stage.is_some_and(|stage| stage.head),
+                expert_groups: share.map_or(0, |share| share.expert_groups),
+                head_blocks: share.map_or(0, |share| share.head_blocks),
                 resident_bytes: node.beat.resident_bytes,
                 done_bytes: load.map_or(served, |load| load.done_bytes),
                 total_bytes: load.map_or(weight_bytes, |load| load.total_bytes),

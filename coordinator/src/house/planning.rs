@@ -26,11 +26,6 @@ impl Wish {
     /// A plan for these machines. May take a while: not for an async thread.
     pub fn plan(&self, nodes: Vec<NodeFacts>) -> Result<Plan, PlanError> {
         let mode = match &self.choice {
-            PlanChoice::File(given) if given.exchanges() => {
-                return Err(PlanError::File {
-                    what: "`experts` or `head_blocks`, which nodes do not exchange yet".to_owned(),
-                });
-            }
             PlanChoice::File(given) => return plan::adopt(given, &self.model, &nodes, &[]),
             PlanChoice::Auto => PlanMode::Auto,
             PlanChoice::Layers => PlanMode::Layers,

@@ -14,8 +14,10 @@ use std::time::Duration;
 
 use plan::{NodeFacts, Plan};
 use proto::control::{CoordinatorMessage, Hello, NodeMessage, Peer};
+use proto::facts::ModelFacts;
 use proto::{Epoch, NodeId};
 
+mod assign;
 mod epoch;
 mod membership;
 mod node;
@@ -59,6 +61,8 @@ pub(crate) struct ModelPlace {
     pub path: String,
     pub size_bytes: u64,
     pub blake3: [u8; 32],
+    /// What its parts weigh.
+    pub facts: ModelFacts,
 }
 
 /// What the household is told.
@@ -132,11 +136,28 @@ pub(crate) enum Act {
 pub(crate) struct Run {
     pub epoch: Epoch,
     pub plan: Arc<Plan>,
+    /// What each machine of the plan holds.
+    pub shares: Arc<Vec<Share>>,
+}
+
+/// What one machine holds of a plan, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Share {
+    pub node: NodeId,
+    pub weight_bytes: u64,
+    /// Expert groups of layers of other machines.
+    pub expert_groups: u32,
+    /// Head blocks, where another machine samples.
+    pub head_blocks: u32,
 }
 
 impl Run {
     pub fn has(&self, node: &NodeId) -> bool {
-        self.plan.stages.iter().any(|stage| stage.node == *node)
+        self.plan.has(node)
+    }
+
+    pub fn share(&self, node: &NodeId) -> Option<&Share> {
+        self.shares.iter().find(|share| share.node == *node)
     }
 }
 

@@ -8,7 +8,7 @@ use kernels::{ActFormat, Acts};
 use proto::facts::expert_groups;
 
 use crate::EngineError;
-use crate::groups::{GroupSet, Subtree, group_of, span};
+use crate::groups::{GroupSet, Subtree, group_of};
 use crate::moe::{SUMS, TREE_LEVELS};
 use crate::slice::Weights;
 
@@ -266,10 +266,13 @@ impl Meeting {
             if node.0 == 0 || u32::from(node.0) >= 2 * groups {
                 return Err(self.wrong("subtree", u64::from(node.0), u64::from(2 * groups)));
             }
-            let (first, size) = span(*node, groups);
-            let below = (first..first + size).fold(GroupSet::none(), GroupSet::with);
+            let below = node.groups(groups);
             if !below.common(*met).is_empty() {
-                return Err(self.wrong("group sent twice", u64::from(first), 1));
+                return Err(self.wrong(
+                    "subtree with groups that came before",
+                    u64::from(node.0),
+                    0,
+                ));
             }
             if below.common(*waits).is_empty() {
                 return Err(self.wrong("subtree not asked for", u64::from(node.0), 0));

@@ -12,6 +12,18 @@ pub use proto::GroupSet;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Subtree(pub u8);
 
+impl Subtree {
+    /// The groups below the node, in a layer with `groups` groups; none for a node that is not in its tree.
+    #[must_use]
+    pub fn groups(self, groups: u32) -> GroupSet {
+        if self.0 == 0 {
+            return GroupSet::none();
+        }
+        let (first, size) = span(self, groups);
+        (first..first + size).fold(GroupSet::none(), GroupSet::with)
+    }
+}
+
 /// The maximal subtrees all of whose groups are in `set`, left to right.
 #[must_use]
 pub fn cover(set: GroupSet, groups: u32) -> Vec<Subtree> {

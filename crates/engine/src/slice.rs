@@ -238,6 +238,12 @@ impl Slice {
         self.weights.hidden
     }
 
+    /// Expert groups of a layer with experts; 0 for a dense model.
+    #[must_use]
+    pub fn groups(&self) -> u32 {
+        expert_groups(self.weights.experts)
+    }
+
     /// Sequences that are open here.
     #[must_use]
     pub fn open_sequences(&self) -> usize {

@@ -75,14 +75,13 @@ impl Household {
             }
             Phase::Serving { run, farewell } => {
                 let bytes = run
-                    .plan
-                    .stages
+                    .shares
                     .iter()
-                    .fold(0u64, |sum, stage| sum.saturating_add(stage.weight_bytes));
+                    .fold(0u64, |sum, share| sum.saturating_add(share.weight_bytes));
                 status.done_bytes = bytes;
                 status.total_bytes = bytes;
                 status.detail = match farewell {
-                    None => format!("{} machines answer", run.plan.stages.len()),
+                    None => format!("{} machines answer", run.shares.len()),
                     Some(farewell) => {
                         let names: Vec<String> =
                             farewell.nodes.iter().map(|node| self.label(node)).collect();
