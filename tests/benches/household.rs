@@ -42,6 +42,27 @@ fn text(path: &Path) -> &str {
     path.to_str().expect("a path of plain text")
 }
 
+/// The arguments of `node` for the node with number `at`.
+fn join(url: &str, at: u32, dir: &Path, set: &HashMap<String, String>) -> Vec<String> {
+    let of = |name: &str, or: &str| set.get(name).cloned().unwrap_or_else(|| or.to_owned());
+    let mut join = ["join", url, "--data-dir", text(dir)]
+        .map(str::to_owned)
+        .to_vec();
+    for (flag, value) in [
+        ("--name", format!("n{at}")),
+        ("--memory", of("memory", "9GiB")),
+        ("--threads", of("threads", "2")),
+        ("--kernels", of("kernels", "auto")),
+    ] {
+        join.extend([flag.to_owned(), value]);
+    }
+    if let Some(core) = set.get("core") {
+        let core = core.parse::<u32>().expect("core=N") + at;
+        join.extend(["--cores".to_owned(), core.to_string()]);
+    }
+    join
+}
+
 async fn start(model: &Path, dir: &Path, set: &HashMap<String, String>) -> Household {
     let of = |name: &str, or: &str| set.get(name).cloned().unwrap_or_else(|| or.to_owned());
     let data = dir.join("coordinator");
@@ -80,25 +101,8 @@ async fn start(model: &Path, dir: &Path, set: &HashMap<String, String>) -> House
         .json();
         let name = format!("n{at}");
         let node_dir = dir.join(&name);
-        let join = [
-            "join",
-            invite["url"].as_str().expect("url"),
-            "--name",
-            &name,
-            "--memory",
-            &of("memory", "9GiB"),
-            "--threads",
-            &of("threads", "2"),
-            "--data-dir",
-            text(&node_dir),
-            "--kernels",
-            &of("kernels", "auto"),
-        ];
-        let mut join = join.map(str::to_owned).to_vec();
-        if let Some(core) = set.get("core") {
-            let core = core.parse::<u32>().expect("core=N") + at;
-            join.extend(["--cores".to_owned(), core.to_string()]);
-        }
+        let url = invite["url"].as_str().expect("url");
+        let join = join(url, at, &node_dir, set);
         members.push(Process::start(&name, &programs::node(), &join));
     }
     let checkpoint = model::Checkpoint::open(model).expect("a model");

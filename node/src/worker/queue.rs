@@ -163,3 +163,101 @@ impl Queue {
         self.steps.retain(|start| !of(&start.step));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proto::Epoch;
+    use proto::frame::Dtype;
+    use proto::step::{Logits, Segment};
+
+    use super::*;
+
+    fn step(id: u64, class: StepClass, sequences: &[u64]) -> Step {
+        let segment = |sequence: &u64| Segment {
+            sequence: SequenceId(*sequence),
+            slot: 0,
+            start: 0,
+            rows: 1,
+            logits: Logits::Last,
+            commit: 0,
+            provisional: 0,
+            pages: Vec::new(),
+            open: None,
+        };
+        Step {
+            epoch: Epoch(1),
+            id: StepId(id),
+            class,
+            segments: sequences.iter().map(segment).collect(),
+            tokens: vec![0; sequences.len()],
+        }
+    }
+
+    fn request(class: StepClass) -> Request {
+        Request::Head(HeadFrame {
+            asked: Asked {
+                epoch: Epoch(1),
+                step: StepId(1),
+                class,
+                layer: 0,
+                part: 0,
+            },
+            dtype: Dtype::F32,
+            cols: 1,
+            rows: 1,
+            bytes: vec![0; 4],
+        })
+    }
+
+    #[test]
+    fn decoding_goes_first_and_requests_before_new_steps() {
+        let asker = NodeId::new("a").unwrap();
+        let mut queue = Queue::default();
+        assert_eq!(queue.next(), None);
+        queue.add_step(step(1, StepClass::Prefill, &[1]), Input::Tokens);
+        queue.add_request(&asker, request(StepClass::Prefill));
+        queue.add_step(step(2, StepClass::Decode, &[2]), Input::Tokens);
+        queue.add_request(&asker, request(StepClass::Decode));
+        let mut order = Vec::new();
+        while let Some(next) = queue.next() {
+            order.push(match next {
+                Next::Start(at) => queue.take_step(at).unwrap().step.class,
+                Next::Serve(at) => queue.take_request(at).unwrap().1.asked().class,
+                Next::Run(_) => panic!("nothing was begun"),
+            });
+            order.dedup();
+        }
+        assert_eq!(order, [StepClass::Decode, StepClass::Prefill]);
+        queue.add_step(step(1, StepClass::Decode, &[1]), Input::Tokens);
+        queue.add_request(&asker, request(StepClass::Decode));
+        assert_eq!(queue.next(), Some(Next::Serve(0)));
+    }
+
+    #[test]
+    fn no_step_overtakes_another_of_its_sequences() {
+        let mut queue = Queue::default();
+        queue.add_step(step(1, StepClass::Prefill, &[1, 2]), Input::Tokens);
+        queue.add_step(step(2, StepClass::Decode, &[2, 3]), Input::Tokens);
+        queue.add_step(step(3, StepClass::Decode, &[3]), Input::Tokens);
+        queue.add_step(step(4, StepClass::Decode, &[4]), Input::Tokens);
+        assert_eq!(queue.next(), Some(Next::Start(3)));
+        queue.take_step(3);
+        assert_eq!(queue.next(), Some(Next::Start(0)));
+        queue.forget(SequenceId(1));
+        assert_eq!(queue.next(), Some(Next::Start(0)), "the one before is gone");
+        assert_eq!(queue.take_step(0).unwrap().step.id, StepId(2));
+    }
+
+    #[test]
+    fn a_flood_of_one_asker_leaves_room_for_others() {
+        let [loud, quiet] = ["a", "b"].map(|name| NodeId::new(name).unwrap());
+        let mut queue = Queue::default();
+        let taken =
+            (0..2 * REQUESTS_MAX).filter(|_| queue.add_request(&loud, request(StepClass::Decode)));
+        assert_eq!(taken.count(), REQUESTS_MAX);
+        assert!(queue.add_request(&quiet, request(StepClass::Decode)));
+        let steps = (0..2 * STEPS_MAX as u64)
+            .filter(|id| queue.add_step(step(*id, StepClass::Decode, &[*id]), Input::Tokens));
+        assert_eq!(steps.count(), STEPS_MAX);
+    }
+}

@@ -34,11 +34,11 @@ fn assigned() -> (World, BTreeMap<NodeId, Assign>) {
         world.join(name);
     }
     world.pass(ms(400), &[]);
-    let tickets = world.acts.iter().filter_map(|act| match act {
+    let mut tickets = world.acts.iter().filter_map(|act| match act {
         Act::Plan { ticket, .. } => Some(*ticket),
         _ => None,
     });
-    let ticket = tickets.last().unwrap();
+    let ticket = tickets.next_back().unwrap();
     let result = Ok((spread(&world), Epoch(1)));
     world.acts.clear();
     world.event(Event::Planned { ticket, result });
