@@ -73,7 +73,8 @@ fn assign() -> Assign {
 
 #[test]
 fn what_an_assignment_says_of_groups_must_agree() {
-    let cases: [(&str, fn(&mut wire::Assign)); 13] = [
+    type Spoil = fn(&mut wire::Assign);
+    let cases: [(&str, Spoil); 13] = [
         ("assign.owners.peer", |a| a.owners[0].peer = None),
         ("assign.owners.groups", |a| a.owners[0].groups[0].groups = 0),
         ("assign.owners.groups", |a| {
