@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 use command::Outcome;
 
-use crate::commands::{demo, invite, kick, nodes, plan, serve, status, stop};
+use crate::commands::{demo, invite, kick, model, nodes, plan, serve, status, stop};
 
 #[derive(Debug, Parser)]
 #[command(
@@ -37,6 +37,8 @@ enum Command {
     Nodes(nodes::Flags),
     /// Show what runs where, and why
     Plan(plan::Flags),
+    /// Fetch models from a hub, list them, delete them
+    Model(model::Flags),
     /// Remove a machine from the household
     Kick(kick::Flags),
     /// Let the running service finish its answers and end
@@ -62,6 +64,7 @@ pub(crate) fn run() -> Outcome {
             Command::Status(flags) => status::run(flags).await,
             Command::Nodes(flags) => nodes::run(flags).await,
             Command::Plan(flags) => plan::run(flags).await,
+            Command::Model(flags) => model::run(flags).await,
             Command::Kick(flags) => kick::run(flags).await,
             Command::Stop(flags) => stop::run(flags).await,
         }

@@ -3,6 +3,7 @@
 pub(crate) mod demo;
 pub(crate) mod invite;
 pub(crate) mod kick;
+pub(crate) mod model;
 pub(crate) mod nodes;
 pub(crate) mod plan;
 pub(crate) mod serve;

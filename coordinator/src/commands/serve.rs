@@ -22,11 +22,12 @@ with --config; flags win over the environment, the environment over the file.
 Examples:
   coordinator serve --model models/big-00001-of-00003.gguf
   coordinator serve --model models/qwen3-30b --expect 3 --context 16384
+  coordinator serve --model Qwen3-30B-A3B-Q4_K_M       after: coordinator model add hf:..
   coordinator serve --model big.gguf --api 0.0.0.0:8080 --api-key-file ~/.hearth-key
   coordinator serve --model big.gguf --plan plan.json"
 )]
 pub(crate) struct Flags {
-    /// A .gguf file (of split files the first) or a safetensors directory
+    /// A .gguf file (of split files the first), a safetensors directory, or the name of an added model
     #[arg(long, value_name = "REF")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) model: Option<Vec<String>>,

@@ -7,6 +7,7 @@ use command::Failure;
 use command::settings::{default_data_dir, layered};
 use coordinator::house::PlanChoice;
 use coordinator::http::{ApiKey, HttpConfig};
+use coordinator::models::{ModelsError, Shelf};
 use plan::{KvType, Plan};
 use proto::facts::ModelFacts;
 use proto::limits::STEP_SEGMENTS_MAX;
@@ -113,17 +114,18 @@ pub(crate) fn merge(flags: &Flags) -> Result<Settings, Failure> {
             "--expect 0 came; at least 1 machine is needed to run a model".to_owned(),
         ));
     }
+    let data_dir = merged
+        .data_dir
+        .unwrap_or_else(|| default_data_dir("coordinator"));
     Ok(Settings {
-        model: one_model(merged.model)?,
+        model: found(one_model(merged.model)?, &data_dir)?,
         api: merged
             .api
             .unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 8080))),
         mesh: merged
             .mesh
             .unwrap_or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 7411))),
-        data_dir: merged
-            .data_dir
-            .unwrap_or_else(|| default_data_dir("coordinator")),
+        data_dir,
         context: merged.context,
         expect: merged.expect,
         plan: choice(merged.plan.as_deref())?,
@@ -177,6 +179,17 @@ fn one_model(mut models: Vec<String>) -> Result<PathBuf, Failure> {
             "{} models were named; this version serves one: start a second service with another --data-dir, --api and --mesh",
             others + 1
         ))),
+    }
+}
+
+/// The path as it is, or that of the added model whose name it is. A file wins over a name.
+fn found(model: PathBuf, data_dir: &Path) -> Result<PathBuf, Failure> {
+    let name = model.to_str().filter(|_| !model.exists());
+    match name.map(|name| Shelf::of(data_dir).open(name)) {
+        Some(Ok(path)) => Ok(path),
+        // What is neither is refused as a path, when it is opened.
+        None | Some(Err(ModelsError::Unknown(_) | ModelsError::Name(_))) => Ok(model),
+        Some(Err(error)) => Err(Failure::of(&error)),
     }
 }
 

@@ -6,6 +6,7 @@
     reason = "what fails here is the test"
 )]
 
+mod added;
 mod commands;
 mod demo;
 mod endings;
