@@ -27,7 +27,6 @@ const JOBS_MAX: usize = 1024;
 const PROGRESS_BYTES: u64 = 64 << 20;
 
 /// Something for the thread to do.
-#[derive(Debug)]
 pub enum Job {
     /// Replace the slice.
     Load(Box<Assign>),
@@ -40,6 +39,13 @@ pub enum Job {
     },
     /// Give the slice up.
     Release(Epoch),
+    /// Take the next slice with this allowance and, if given, with other threads. The slice at work stays as it is.
+    Retool {
+        /// Threads and instruction set.
+        exec: Option<Exec>,
+        /// The owner's allowance.
+        memory_bytes: u64,
+    },
 }
 
 /// Something that the thread has to tell.
@@ -188,6 +194,7 @@ impl Bench {
                         self.drop_stage();
                     }
                 }
+                Job::Retool { exec, memory_bytes } => self.retool(exec, memory_bytes),
             }
         }
     }
@@ -195,6 +202,15 @@ impl Bench {
     fn tell(&self, told: Told) {
         // The receiver lives as long as the node; when it is gone there is nobody left to tell.
         let _gone = self.tools.told.blocking_send(told);
+    }
+
+    fn retool(&mut self, exec: Option<Exec>, memory_bytes: u64) {
+        self.tools.memory_bytes = memory_bytes;
+        let Some(exec) = exec else { return };
+        if let Err(error) = exec.pool.pin_caller() {
+            tracing::warn!(%error, "computing on any core");
+        }
+        self.tools.exec = exec;
     }
 
     fn drop_stage(&mut self) {
