@@ -1,5 +1,8 @@
 //! The commands of `node`.
 
+mod service;
+mod terms;
+
 use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,18 +18,22 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use transport::{Identity, Invite, Role, Settings, Timing};
 
-use crate::daemon::{self, Start};
+use crate::daemon::{self, Making, Owner, Start};
 use crate::household::Household;
 use crate::measure::{self, Facts};
-use crate::terms::Machine;
+use crate::terms::given::Given;
+use crate::terms::{Machine, probe};
 use crate::worker::{Tools, Worker};
 
 /// News of the computing thread that wait for the loop.
 const TOLD_MAX: usize = 64;
 /// Settings that the environment may give.
-const KNOWN: [&str; 7] = [
+const KNOWN: [&str; 10] = [
     "memory",
     "threads",
+    "hours",
+    "battery",
+    "while_used",
     "cores",
     "name",
     "data_dir",
@@ -39,7 +46,7 @@ const KNOWN: [&str; 7] = [
     name = "node",
     version,
     about = "Runs a part of the household's model on this machine",
-    after_help = "Examples:\n  node join hearth://12D3.../...   pair with the invite that `coordinator invite` printed, and stay\n  node join                        come back to the household this machine was paired with\n  node status                      what this machine does\n  node leave                       hand the work over and stop"
+    after_help = "Examples:\n  node join hearth://12D3.../...   pair with the invite that `coordinator invite` printed, and stay\n  node join                        come back to the household this machine was paired with\n  node status                      what this machine does\n  node pause                       give the memory back and stay a member\n  node set --hours 22:00-07:00     when and how much this machine gives\n  node leave                       hand the work over and stop"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -59,6 +66,25 @@ enum Command {
     /// Hand the work over, stop the node that runs on this machine; it can join again later
     #[command(after_help = "Example:\n  node leave")]
     Leave(Local),
+    /// Change what this machine gives and when; kept over restarts, and no answer breaks off for it
+    #[command(
+        after_help = "Examples:\n  node set --memory 4GiB --threads 2\n  node set --hours 22:00-07:00,12:00-13:00\n  node set --battery no --while-used 600"
+    )]
+    Set(terms::Set),
+    /// Give the memory back within seconds and stay a member, until `node resume`
+    #[command(after_help = "Example:\n  node pause")]
+    Pause(Local),
+    /// Take part again after `node pause`
+    #[command(after_help = "Example:\n  node resume")]
+    Resume(Local),
+    /// Keep this node running by systemd, launchd or the Windows task scheduler
+    #[command(
+        after_help = "Examples:\n  node install-service            for you; needs no root\n  node install-service --print    show the file and write nothing\n  sudo node install-service --system --data-dir /var/lib/hearth"
+    )]
+    InstallService(service::Install),
+    /// Stop that service and remove its file
+    #[command(after_help = "Example:\n  node uninstall-service")]
+    UninstallService(service::Uninstall),
     /// Measure what this machine's kernels reach
     #[command(
         after_help = "Examples:\n  node bench                        the two speeds that plans are made from, and the limits\n  node bench --full                 every type of weights\n  node bench --cores 0,2-3 --json"
@@ -79,6 +105,18 @@ struct Join {
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     threads: Option<usize>,
+    /// Hours in which it serves, by the local clock, such as 22:00-07:00,12:00-13:00 [default: always]
+    #[arg(long, value_name = "RANGES")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hours: Option<String>,
+    /// Whether it serves on battery: yes or no [default: yes]
+    #[arg(long, value_name = "yes|no")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    battery: Option<String>,
+    /// Whether it serves while somebody is at it: yes, no, or after so many seconds without a touch [default: yes]
+    #[arg(long, value_name = "yes|no|SECONDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    while_used: Option<String>,
     /// Cores that the computing threads stay on, such as 0,2-3 (Linux only) [default: any]
     #[arg(long, value_name = "LIST")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -144,11 +182,16 @@ struct Bench {
 }
 
 /// The settings of `join` after all layers were merged.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Merged {
     memory: Option<String>,
     threads: Option<usize>,
+    hours: Option<String>,
+    #[serde(default, deserialize_with = "terms::seconds_or_word")]
+    battery: Option<String>,
+    #[serde(default, deserialize_with = "terms::seconds_or_word")]
+    while_used: Option<String>,
     #[serde(default, deserialize_with = "crate::cores::setting")]
     cores: Option<String>,
     name: Option<String>,
@@ -177,6 +220,11 @@ pub fn run() -> Outcome {
         Command::Bench(bench) => self::bench(&bench),
         Command::Join(flags) => runtime()?.block_on(join(*flags)),
         Command::Status(local) => runtime()?.block_on(ask(local, "status")),
+        Command::Set(set) => runtime()?.block_on(terms::set(set)),
+        Command::Pause(local) => runtime()?.block_on(terms::pause(local)),
+        Command::Resume(local) => runtime()?.block_on(terms::resume(local)),
+        Command::InstallService(install) => service::install(&install),
+        Command::UninstallService(uninstall) => service::uninstall(&uninstall),
         Command::Leave(local) => runtime()?.block_on(ask(local, "leave")),
     }
 }
@@ -198,13 +246,19 @@ async fn ask(local: Local, what: &str) -> Outcome {
         println!("left the household; `node join` brings this machine back");
         return Ok(());
     }
-    for (key, value) in answer.as_object().into_iter().flatten() {
+    show(&answer);
+    Ok(())
+}
+
+/// What a node says of itself, one line for each fact that there is.
+fn show(answer: &serde_json::Value) {
+    let facts = answer.as_object().into_iter().flatten();
+    for (key, value) in facts.filter(|(_, value)| !value.is_null()) {
         let text = value
             .as_str()
             .map_or_else(|| value.to_string(), str::to_owned);
         println!("{key:15} {text}");
     }
-    Ok(())
 }
 
 /// The number of computing threads: as asked, else one for each chosen core, else one for each physical core.
@@ -274,13 +328,9 @@ fn name(wanted: Option<String>) -> Result<String, Failure> {
     Ok(name)
 }
 
-fn memory(wanted: Option<&str>) -> Result<u64, Failure> {
-    let bytes = match wanted {
-        Some(text) => {
-            plan::size::parse_size(text).map_err(|e| Failure::Usage(format!("--memory: {e}")))?
-        }
-        None => Machine::look().default_memory_bytes(),
-    };
+/// Memory to offer: as said, else what this machine can spare.
+fn memory(said: Option<u64>) -> Result<u64, Failure> {
+    let bytes = said.unwrap_or_else(|| Machine::look().default_memory_bytes());
     if bytes == 0 {
         return Err(Failure::Failed(
             "this machine has no memory to spare: less than 2 GiB are available; close programs or say --memory".to_owned(),
@@ -344,26 +394,41 @@ fn bind_address(home: &Household) -> SocketAddr {
 
 async fn join(flags: Join) -> Outcome {
     let merged: Merged = layered(&flags, flags.config.as_deref(), &KNOWN)?;
+    let said: Merged = layered(&flags, None, &KNOWN)?;
     let dir = merged
         .data_dir
         .clone()
         .unwrap_or_else(|| default_data_dir("node"));
     let invite = flags.invite.as_deref().map(parse_invite).transpose()?;
+    let below = terms::words(&merged)?;
     let name = name(merged.name)?;
-    let memory_bytes = memory(merged.memory.as_deref())?;
+    let said = terms::words(&said)?;
     let cores = cores(merged.cores.as_deref())?;
+    make_data_dir(&dir)?;
+    let kept = Given::load(&dir)?;
+    let given = said.over(kept.clone());
+    let wanted = given.clone().over(below.clone());
+    let memory_bytes = memory(wanted.memory_bytes)?;
     let exec = exec(
-        merged.threads,
+        wanted.threads,
         &cores,
         merged.kernels.as_deref().unwrap_or("auto"),
     )?;
-    make_data_dir(&dir)?;
     let home = household(&dir, invite.as_ref(), merged.coordinator.as_deref())?;
     let local = Listener::bind(&dir).await?;
-    let facts = match &flags.facts {
-        Some(path) => Facts::read(path).map_err(Failure::Usage)?,
-        None => measure::cached(&dir, &exec, &cores, memory_bytes),
+    if given != kept {
+        given.save(&dir)?;
+    }
+    let told_facts = flags.facts.as_deref().map(Facts::read).transpose();
+    let told_facts = told_facts.map_err(Failure::Usage)?;
+    let facts = told_facts.unwrap_or_else(|| measure::cached(&dir, &exec, &cores, memory_bytes));
+    let making = Making {
+        isa: exec.isa,
+        cores,
+        facts: told_facts,
     };
+    let situation = probe::look(&wanted.terms()).await;
+    let owner = Owner::new(given, below, situation, making);
     let identity = Identity::load_or_create(&dir.join("node.key"))?;
     let timing = Timing::default();
     let settings = Settings {
@@ -374,7 +439,8 @@ async fn join(flags: Join) -> Outcome {
     let sockets = transport::open(&identity, settings)?;
     pair(&sockets, &dir, &home, invite.as_ref(), &name).await?;
     let (told_in, told) = mpsc::channel(TOLD_MAX);
-    let hello = daemon::hello(name, &exec, memory_bytes, facts);
+    let mut hello = daemon::hello(name, &exec, memory_bytes, facts);
+    owner.duty().reason().clone_into(&mut hello.paused);
     let tools = Tools {
         exec,
         memory_bytes,
@@ -390,6 +456,7 @@ async fn join(flags: Join) -> Outcome {
         worker,
         told,
         local,
+        owner,
         data_dir: dir,
     })
     .await
@@ -430,7 +497,11 @@ mod tests {
         for failed in [
             parse_invite("384-219").map(|_| ()),
             parse_invite("http://x").map(|_| ()),
-            memory(Some("many")).map(|_| ()),
+            terms::words(&Merged {
+                memory: Some("many".to_owned()),
+                ..Merged::default()
+            })
+            .map(|_| ()),
             threads(Some(0), &[]).map(|_| ()),
             cores(Some("3-1")).map(|_| ()),
             name(Some("a\nb".to_owned())).map(|_| ()),

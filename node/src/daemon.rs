@@ -7,22 +7,25 @@ use std::time::{Duration, Instant};
 
 use command::local::Listener;
 use command::{Failure, Outcome};
-use proto::NodeId;
 use proto::control::{
     Assign, Beat, CONTROL_PROTOCOL, CoordinatorMessage, Hello, Loaded, NodeMessage, PeerLost,
 };
-use serde::Serialize;
 use tokio::sync::mpsc;
 use transport::{ControlError, ControlLink, MeshEvent, Peer, Sockets};
 
 use crate::household::Household;
 use crate::terms::Machine;
+use crate::terms::duty::Duty;
 use crate::worker::{Job, Told, Worker};
+
+mod owner;
+mod terms;
+
+pub use owner::Status;
+pub use terms::{Change, Making, Owner};
 
 const RETRY_MIN: Duration = Duration::from_millis(200);
 const RETRY_MAX: Duration = Duration::from_secs(5);
-/// How long a leaving node waits for the coordinator to let it go.
-const LEAVE_WAIT: Duration = Duration::from_secs(10);
 
 /// What the loop is started with.
 pub struct Start {
@@ -38,33 +41,10 @@ pub struct Start {
     pub told: mpsc::Receiver<Told>,
     /// The owner's socket.
     pub local: Listener,
+    /// What the owner wants of this machine.
+    pub owner: Owner,
     /// Where the household is remembered.
     pub data_dir: PathBuf,
-}
-
-/// What `node status` prints.
-#[derive(Debug, Clone, Serialize)]
-pub struct Status {
-    /// This machine's name.
-    pub name: String,
-    /// This machine's key.
-    pub node: NodeId,
-    /// The household's coordinator.
-    pub coordinator: NodeId,
-    /// `connecting`, `idle`, `loading`, `serving` or `leaving`.
-    pub phase: &'static str,
-    /// First layer and one past the last, while a slice is assigned.
-    pub layers: Option<[u32; 2]>,
-    /// The owner's allowance.
-    pub memory_bytes: u64,
-    /// Weights that are read and mapped.
-    pub resident_bytes: u64,
-    /// Steps computed.
-    pub steps: u64,
-    /// Rows computed.
-    pub rows: u64,
-    /// Sequences that are open here.
-    pub sequences: u64,
 }
 
 /// Why the loop ends.
@@ -177,6 +157,7 @@ impl Daemon {
                 Err(error) => self.lost(&error, again),
             },
             Some(told) = self.start.told.recv() => self.told_by_worker(told).await,
+            news = terms::news(&mut self.start.owner) => self.looked_after(news, again),
             Some(result) = attached.recv() => self.attached(result, again),
             Some(call) = self.start.local.next() => self.owner(call).await,
             () = asked_to_stop(), if self.leaving.is_none() => {
@@ -236,7 +217,9 @@ impl Daemon {
             CoordinatorMessage::Welcome(welcome) => {
                 tracing::info!(household = welcome.household, "welcome");
                 self.beat = Duration::from_millis((welcome.lease_ms / 3).max(50));
-                return self.send_beat();
+                // The hello was written when this connection was asked for.
+                let end = self.tell_offer();
+                return end.or_else(|| self.send_beat());
             }
             CoordinatorMessage::Assign(assign) => return self.assign(*assign),
             CoordinatorMessage::Release { epoch } => {
@@ -263,6 +246,9 @@ impl Daemon {
     }
 
     fn assign(&mut self, assign: Assign) -> Option<End> {
+        if matches!(self.start.owner.duty(), Duty::Pause(_)) {
+            return self.refuse_assignment(assign.epoch);
+        }
         tracing::info!(
             epoch = assign.epoch.0,
             first = assign.layers.start,
@@ -291,7 +277,9 @@ impl Daemon {
             self.loaded = false;
             self.start.sockets.mesh.set_peers(Vec::new());
         }
-        self.give(Job::Release(epoch))
+        let end = self.give(Job::Release(epoch));
+        self.layers_given_back();
+        end
     }
 
     /// A job that is lost would leave the household waiting, so this node rather ends and is planned around.
@@ -377,72 +365,6 @@ impl Daemon {
         self.send(NodeMessage::Beat(beat))
     }
 
-    fn status(&self) -> Status {
-        let c = &self.start.worker.counters;
-        let phase = match (&self.leaving, &self.link, &self.assigned) {
-            (Some(_), ..) => "leaving",
-            (None, None, _) => "connecting",
-            (None, Some(_), None) => "idle",
-            (None, Some(_), Some(_)) if self.loaded => "serving",
-            _ => "loading",
-        };
-        Status {
-            name: self.start.hello.name.clone(),
-            node: self.start.sockets.endpoint.node_id().clone(),
-            coordinator: self.start.household.coordinator.clone(),
-            phase,
-            layers: self
-                .assigned
-                .as_ref()
-                .filter(|a| !a.layers.is_empty())
-                .map(|a| [a.layers.start, a.layers.end]),
-            memory_bytes: self.start.hello.memory_bytes,
-            resident_bytes: c.resident_bytes.load(Ordering::Relaxed),
-            steps: c.steps.load(Ordering::Relaxed),
-            rows: c.rows.load(Ordering::Relaxed),
-            sequences: c.sequences.load(Ordering::Relaxed),
-        }
-    }
-
-    async fn owner(&mut self, call: command::local::Call) -> Option<End> {
-        let asked = call
-            .request
-            .get("do")
-            .and_then(|v| v.as_str())
-            .map(str::to_owned);
-        match asked.as_deref() {
-            Some("status") => {
-                call.answer(&self.status());
-                None
-            }
-            Some("leave") if self.leaving.is_some() => {
-                call.refuse("this node is leaving already");
-                None
-            }
-            Some("leave") => self.leave(Some(call)).await,
-            other => {
-                call.refuse(format!(
-                    "unknown request {other:?}; status and leave are known"
-                ));
-                None
-            }
-        }
-    }
-
-    /// Tells the coordinator and waits until it lets this node go.
-    async fn leave(&mut self, call: Option<command::local::Call>) -> Option<End> {
-        self.leaving = Some((Instant::now() + LEAVE_WAIT, call));
-        match &self.link {
-            None => Some(End::Left),
-            Some(link) => link
-                .sender
-                .send(NodeMessage::Leave)
-                .await
-                .err()
-                .map(|_| End::Left),
-        }
-    }
-
     async fn stop(mut self) {
         self.start.sockets.mesh.set_peers(Vec::new());
         self.link = None;
@@ -490,5 +412,6 @@ pub fn hello(
         read_bytes_per_s: facts.read_bytes_per_s,
         macs_per_s: facts.macs_per_s,
         addresses: Vec::new(),
+        paused: String::new(),
     }
 }

@@ -28,7 +28,6 @@ use queue::{Next, Queue, Request, Start};
 /// Jobs that wait for the thread; more make the sender wait.
 const JOBS_MAX: usize = 1024;
 /// Something for the thread to do.
-#[derive(Debug)]
 pub enum Job {
     /// Replace the slice.
     Load(Box<Assign>),
@@ -41,6 +40,13 @@ pub enum Job {
     },
     /// Give the slice up.
     Release(Epoch),
+    /// Take the next slice with this allowance and, if given, with other threads. The slice at work stays as it is.
+    Retool {
+        /// Threads and instruction set.
+        exec: Option<Exec>,
+        /// The owner's allowance.
+        memory_bytes: u64,
+    },
 }
 
 /// Something that the thread has to tell.
@@ -183,6 +189,7 @@ impl Bench {
                         self.drop_stage();
                     }
                 }
+                Ok(Job::Retool { exec, memory_bytes }) => self.retool(exec, memory_bytes),
                 Err(TryRecvError::Disconnected) if !self.has_work() => return,
                 Err(_) => self.turn(),
             }
@@ -197,6 +204,15 @@ impl Bench {
     fn tell(&self, told: Told) {
         // The receiver lives as long as the node; when it is gone there is nobody left to tell.
         let _gone = self.tools.told.blocking_send(told);
+    }
+
+    fn retool(&mut self, exec: Option<Exec>, memory_bytes: u64) {
+        self.tools.memory_bytes = memory_bytes;
+        let Some(exec) = exec else { return };
+        if let Err(error) = exec.pool.pin_caller() {
+            tracing::warn!(%error, "computing on any core");
+        }
+        self.tools.exec = exec;
     }
 
     fn drop_stage(&mut self) {

@@ -62,6 +62,8 @@ pub enum NodeMessage {
     PeerLost(PeerLost),
     /// The node wants to go and asks to be drained.
     Leave,
+    /// What the node gives has changed: a planned change, not a fault.
+    Offer(Offer),
 }
 
 /// What a node is and what it offers.
@@ -89,6 +91,23 @@ pub struct Hello {
     pub macs_per_s: f64,
     /// Addresses of the node's mesh socket beside the one that the coordinator sees.
     pub addresses: Vec<SocketAddr>,
+    /// Why the node takes no part for now, by its owner's terms; empty if it does.
+    pub paused: String,
+}
+
+/// What a node gives from now on, in place of what its hello said.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Offer {
+    /// Bytes offered for weights, caches and scratch.
+    pub memory_bytes: u64,
+    /// Threads that compute.
+    pub threads: u32,
+    /// Measured memory bandwidth with these threads, bytes per second.
+    pub read_bytes_per_s: f64,
+    /// Measured arithmetic with these threads, multiply-adds per second.
+    pub macs_per_s: f64,
+    /// Why the node takes no part for now; empty if it does.
+    pub paused: String,
 }
 
 /// Live figures of a node; each beat renews its lease.

@@ -74,9 +74,13 @@ fn table(answer: &Value) -> String {
 }
 
 fn state(node: &Value) -> String {
-    match text(node, "trouble") {
-        "" => text(node, "state").to_owned(),
-        trouble => format!("{}: {trouble}", text(node, "state")),
+    let state = text(node, "state");
+    match (text(node, "paused"), text(node, "trouble")) {
+        ("", "") => state.to_owned(),
+        ("", trouble) => format!("{state}: {trouble}"),
+        // Until its answers are finished it still serves.
+        (paused, _) if state == "paused" => format!("paused: {paused}"),
+        (paused, _) => format!("{state}, then paused: {paused}"),
     }
 }
 
@@ -98,7 +102,10 @@ mod tests {
     #[test]
     fn present_and_absent_machines_are_listed() {
         let answer = json!({
-            "nodes": [{"name": "den", "node": "A", "state": "serving", "layers": [0, 4], "memory_bytes": 1048576}],
+            "nodes": [
+                {"name": "den", "node": "A", "state": "serving", "layers": [0, 4], "memory_bytes": 1048576},
+                {"name": "lap", "node": "C", "state": "paused", "paused": "it runs on battery"},
+            ],
             "absent": [{"name": "attic", "node": "B"}],
         });
         let table = table(&answer);
@@ -110,6 +117,7 @@ mod tests {
         };
         assert!(has(&["den", "serving", "0..4", "1.00 MiB"]), "{table}");
         assert!(has(&["attic", "absent"]), "{table}");
+        assert!(has(&["lap", "paused: it runs on battery"]), "{table}");
         assert!(super::table(&json!({})).contains("coordinator invite"));
     }
 }

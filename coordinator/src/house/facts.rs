@@ -154,6 +154,7 @@ struct NodeEntry {
     busy_us: u64,
     last_beat_ms: u64,
     trouble: Option<String>,
+    paused: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -206,6 +207,7 @@ impl NodesFacts {
                 last_beat_ms: u64::try_from(now.saturating_sub(node.heard).as_millis())
                     .unwrap_or(u64::MAX),
                 trouble: node.trouble.as_ref().map(|trouble| trouble.reason.clone()),
+                paused: node.paused().map(str::to_owned),
             }
         });
         Self {

@@ -21,6 +21,7 @@ mod assign;
 mod epoch;
 mod membership;
 mod node;
+mod offer;
 mod report;
 
 pub(crate) use node::Node;
@@ -192,10 +193,12 @@ enum Phase {
     },
 }
 
-/// Machines of the running epoch that want to go.
+/// Machines of the running epoch that want to go, or to be planned for anew.
 #[derive(Debug)]
 struct Farewell {
     nodes: BTreeSet<NodeId>,
+    /// Machines that stay and give something else from then on, or nothing for a while.
+    changes: BTreeSet<NodeId>,
     until: Duration,
 }
 

@@ -5,13 +5,16 @@ use std::net::SocketAddr;
 
 use super::{
     Assign, Beat, CODE_BYTES_MAX, CacheType, ControlMessageError, CoordinatorMessage, Hello,
-    LABEL_BYTES_MAX, LEASE_MS_MAX, LoadFailed, LoadProgress, Loaded, NodeMessage, Owner,
+    LABEL_BYTES_MAX, LEASE_MS_MAX, LoadFailed, LoadProgress, Loaded, NodeMessage, Offer, Owner,
     PAIRING_PROTOCOL, PATH_BYTES_MAX, PairReply, PairRequest, Peer, PeerLost, Refused,
     TEXT_BYTES_MAX, Welcome, wire,
 };
 use crate::groups::GroupSet;
 use crate::ids::{Epoch, NodeId};
 use crate::limits;
+
+/// Threads that a node may say it computes with.
+const THREADS_MAX: u32 = 65_536;
 
 type Checked<T> = Result<T, ControlMessageError>;
 
@@ -232,6 +235,13 @@ impl TryFrom<wire::NodeMessage> for NodeMessage {
                 text: text("peer_lost.text", lost.text, TEXT_BYTES_MAX)?,
             }),
             Kind::Leave(wire::Leave {}) => NodeMessage::Leave,
+            Kind::Offer(offer) => NodeMessage::Offer(Offer {
+                memory_bytes: offer.memory_bytes,
+                threads: at_most("offer.threads", offer.threads, THREADS_MAX)?,
+                read_bytes_per_s: rate("offer.read_bytes_per_s", offer.read_bytes_per_s)?,
+                macs_per_s: rate("offer.macs_per_s", offer.macs_per_s)?,
+                paused: text("offer.paused", offer.paused, TEXT_BYTES_MAX)?,
+            }),
         })
     }
 }
@@ -247,11 +257,12 @@ impl TryFrom<wire::Hello> for Hello {
             os: text("hello.os", hello.os, LABEL_BYTES_MAX)?,
             arch: text("hello.arch", hello.arch, LABEL_BYTES_MAX)?,
             kernels: text("hello.kernels", hello.kernels, LABEL_BYTES_MAX)?,
-            threads: at_most("hello.threads", hello.threads, 65_536)?,
+            threads: at_most("hello.threads", hello.threads, THREADS_MAX)?,
             memory_bytes: hello.memory_bytes,
             read_bytes_per_s: rate("hello.read_bytes_per_s", hello.read_bytes_per_s)?,
             macs_per_s: rate("hello.macs_per_s", hello.macs_per_s)?,
             addresses: addresses("hello.addresses", &hello.addresses)?,
+            paused: text("hello.paused", hello.paused, TEXT_BYTES_MAX)?,
         })
     }
 }

@@ -23,6 +23,7 @@ fn hello() -> Hello {
         read_bytes_per_s: 2.8e10,
         macs_per_s: 1.0e11,
         addresses: vec!["192.168.1.5:7412".parse().unwrap()],
+        paused: String::new(),
     }
 }
 
@@ -150,6 +151,13 @@ fn node_messages_survive_the_wire() {
             text: "timed out".into(),
         }),
         NodeMessage::Leave,
+        NodeMessage::Offer(Offer {
+            memory_bytes: 4 << 30,
+            threads: 2,
+            read_bytes_per_s: 1e10,
+            macs_per_s: 2e10,
+            paused: "it runs on battery".into(),
+        }),
     ];
     for message in messages {
         let bytes = wire::NodeMessage::from(message.clone()).encode_to_vec();
@@ -200,9 +208,29 @@ fn the_bytes_of_a_beat_stay_what_they_are() {
 }
 
 #[test]
+fn an_offer_out_of_bounds_is_refused_by_field() {
+    type Change = fn(&mut wire::Offer);
+    let cases: [(&str, Change); 4] = [
+        ("offer.threads", |o| o.threads = 65_537),
+        ("offer.read_bytes_per_s", |o| {
+            o.read_bytes_per_s = f64::INFINITY
+        }),
+        ("offer.macs_per_s", |o| o.macs_per_s = -1.0),
+        ("offer.paused", |o| o.paused = "\u{7}".into()),
+    ];
+    for (field, change) in cases {
+        let mut offer = wire::Offer::default();
+        change(&mut offer);
+        let kind = Some(wire::node_message::Kind::Offer(offer));
+        let refused = NodeMessage::try_from(wire::NodeMessage { kind });
+        assert_eq!(refused.unwrap_err().field, field);
+    }
+}
+
+#[test]
 fn a_hello_out_of_bounds_is_refused_by_field() {
     type Change = fn(&mut wire::Hello);
-    let table: [(&str, Change); 8] = [
+    let table: [(&str, Change); 10] = [
         ("hello.name", |h| h.name = String::new()),
         ("hello.name", |h| {
             h.name = "x".repeat(limits::NODE_NAME_MAX + 1)
@@ -213,6 +241,10 @@ fn a_hello_out_of_bounds_is_refused_by_field() {
         }),
         ("hello.read_bytes_per_s", |h| h.read_bytes_per_s = f64::NAN),
         ("hello.macs_per_s", |h| h.macs_per_s = -1.0),
+        ("hello.paused", |h| h.paused = "a\u{1b}[2J".into()),
+        ("hello.paused", |h| {
+            h.paused = "x".repeat(TEXT_BYTES_MAX + 1)
+        }),
         ("hello.addresses", |h| h.addresses = vec!["host:1".into()]),
         ("hello.addresses", |h| {
             h.addresses = vec!["1.2.3.4:5".into(); limits::ADDRESSES_MAX + 1];

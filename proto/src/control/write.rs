@@ -84,6 +84,7 @@ impl From<Hello> for wire::Hello {
             read_bytes_per_s: hello.read_bytes_per_s,
             macs_per_s: hello.macs_per_s,
             addresses: addresses(&hello.addresses),
+            paused: clip(&hello.paused, TEXT_BYTES_MAX),
         }
     }
 }
@@ -121,6 +122,13 @@ impl From<NodeMessage> for wire::NodeMessage {
                 text: clip(&lost.text, TEXT_BYTES_MAX),
             }),
             NodeMessage::Leave => Kind::Leave(wire::Leave {}),
+            NodeMessage::Offer(offer) => Kind::Offer(wire::Offer {
+                memory_bytes: offer.memory_bytes,
+                threads: offer.threads,
+                read_bytes_per_s: offer.read_bytes_per_s,
+                macs_per_s: offer.macs_per_s,
+                paused: clip(&offer.paused, TEXT_BYTES_MAX),
+            }),
         };
         Self { kind: Some(kind) }
     }

@@ -17,3 +17,4 @@ mod lan;
 mod losses;
 mod models;
 mod spread;
+mod terms;

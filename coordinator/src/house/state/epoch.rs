@@ -38,7 +38,11 @@ impl Household {
         self.assembled = true;
         if !self.nodes.values().any(|node| node.usable(now)) {
             self.release_all();
-            let text = "every machine that is in failed before";
+            let paused = self.nodes.values().any(|node| node.paused().is_some());
+            let text = match paused {
+                true => "every machine that is in is paused or failed before",
+                false => "every machine that is in failed before",
+            };
             self.phase = waiting(0, text, self.trouble_ends(now));
             return;
         }
@@ -169,9 +173,11 @@ impl Household {
         self.acts.push_back(Act::Peers(peers));
     }
 
-    /// The plan says why machines that failed have no part in it.
+    /// The plan says why machines that are paused or failed have no part in it.
     fn note_troubled(&self, now: Duration, plan: &mut Plan) {
-        for node in self.nodes.values().filter(|node| !node.usable(now)) {
+        plan.left_out.extend(self.paused_left_out());
+        let failed = |node: &&Node| !node.usable(now) && node.paused().is_none();
+        for node in self.nodes.values().filter(failed) {
             if let Some(trouble) = &node.trouble {
                 let reason = trouble.reason.chars().take(1024).collect();
                 plan.left_out.push(LeftOut {

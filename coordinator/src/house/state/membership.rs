@@ -121,6 +121,7 @@ impl Household {
             NodeMessage::LoadFailed(failed) => self.load_failed(now, &id, failed),
             NodeMessage::PeerLost(lost) => self.peer_lost(now, &id, lost),
             NodeMessage::Leave => self.leave(now, &id),
+            NodeMessage::Offer(offer) => self.offered(now, &id, offer),
         }
     }
 
@@ -272,22 +273,33 @@ impl Household {
         };
         tracing::info!(node = %id, name = node.name, "machine wants to leave");
         node.leaving = true;
-        let until = now.saturating_add(self.rules.timing.leave);
-        match &mut self.phase {
-            Phase::Serving { run, farewell } if run.has(id) => {
-                let farewell = farewell.get_or_insert_with(|| {
-                    self.acts.push_back(Act::Session(session::Input::Hold));
-                    Farewell {
-                        nodes: Default::default(),
-                        until,
-                    }
-                });
+        match self.farewell(now, id) {
+            Some(farewell) => {
                 farewell.nodes.insert(id.clone());
             }
-            _ => {
+            None => {
                 self.let_go(id);
                 self.lost(now, id, "it has left the household's service");
             }
+        }
+    }
+
+    /// The planned change that running answers are finished for, begun if need be; nothing where the machine has no part
+    /// in what is served.
+    pub(super) fn farewell(&mut self, now: Duration, id: &NodeId) -> Option<&mut Farewell> {
+        let until = now.saturating_add(self.rules.timing.leave);
+        match &mut self.phase {
+            Phase::Serving { run, farewell } if run.has(id) => {
+                Some(farewell.get_or_insert_with(|| {
+                    self.acts.push_back(Act::Session(session::Input::Hold));
+                    Farewell {
+                        nodes: Default::default(),
+                        changes: Default::default(),
+                        until,
+                    }
+                }))
+            }
+            _ => None,
         }
     }
 
@@ -304,6 +316,17 @@ impl Household {
         for id in leavers {
             self.let_go(&id);
             self.lost(now, &id, "it has left the household's service");
+        }
+        if matches!(
+            &self.phase,
+            Phase::Serving {
+                farewell: Some(_),
+                ..
+            }
+        ) {
+            // Nobody left: machines stay that give something else from now on.
+            self.give_up_run("a machine changes what it gives");
+            self.consider(now, Pause::None);
         }
     }
 

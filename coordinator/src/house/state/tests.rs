@@ -7,6 +7,7 @@ use crate::gateway::Phase as Shown;
 
 mod faults;
 mod shares;
+mod offers;
 mod world;
 use world::{GIB, World, hello, id, ms, plan_of, rules};
 
