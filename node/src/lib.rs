@@ -7,7 +7,9 @@
 pub mod cli;
 pub mod cores;
 pub mod daemon;
+pub mod entry;
 pub mod household;
 pub mod measure;
+pub mod seek;
 pub mod terms;
 pub mod worker;

@@ -21,10 +21,11 @@ const KEY_BYTES_MAX: u64 = 4096;
 /// Characters that a key has at least.
 const KEY_CHARS_LEAST: usize = 16;
 /// Settings that the environment may give.
-const KNOWN: [&str; 12] = [
+const KNOWN: [&str; 13] = [
     "model",
     "api",
     "mesh",
+    "discovery",
     "data_dir",
     "context",
     "expect",
@@ -44,6 +45,7 @@ struct Merged {
     model: Vec<String>,
     api: Option<SocketAddr>,
     mesh: Option<SocketAddr>,
+    discovery: Option<String>,
     data_dir: Option<PathBuf>,
     context: Option<u32>,
     expect: Option<usize>,
@@ -80,6 +82,8 @@ pub(crate) struct Settings {
     pub(crate) api: SocketAddr,
     /// Where the mesh listens.
     pub(crate) mesh: SocketAddr,
+    /// Whether the network is told where.
+    pub(crate) discovery: bool,
     /// Where key and state are kept.
     pub(crate) data_dir: PathBuf,
     /// Positions per sequence, if somebody said so.
@@ -121,6 +125,7 @@ pub(crate) fn merge(flags: &Flags) -> Result<Settings, Failure> {
         mesh: merged
             .mesh
             .unwrap_or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 7411))),
+        discovery: discovery(merged.discovery.as_deref())?,
         data_dir: merged
             .data_dir
             .unwrap_or_else(|| default_data_dir("coordinator")),
@@ -164,6 +169,16 @@ impl Settings {
 
 fn usage(error: command::settings::SettingsError) -> Failure {
     Failure::Usage(Failure::of(&error).to_string())
+}
+
+fn discovery(word: Option<&str>) -> Result<bool, Failure> {
+    match word {
+        None | Some("on") => Ok(true),
+        Some("off") => Ok(false),
+        Some(other) => Err(Failure::Usage(format!(
+            "--discovery {other} came; expected on or off"
+        ))),
+    }
 }
 
 fn one_model(mut models: Vec<String>) -> Result<PathBuf, Failure> {
@@ -246,6 +261,7 @@ mod tests {
         assert_eq!(settings.api.to_string(), "127.0.0.1:8080");
         assert_eq!(settings.mesh.to_string(), "0.0.0.0:7411");
         assert_eq!(settings.sequences, SEQUENCES);
+        assert!(settings.discovery);
         assert!(matches!(settings.plan, PlanChoice::Auto));
         assert!(settings.http.api_key.is_none());
     }
@@ -296,6 +312,14 @@ mod tests {
                 ..flags()
             })
             .contains("at least 1")
+        );
+        let discovery = Some("maybe".to_owned());
+        assert!(
+            refused(Flags {
+                discovery,
+                ..flags()
+            })
+            .contains("maybe")
         );
         let api = Some("localhost".to_owned());
         assert!(refused(Flags { api, ..flags() }).contains("api"));

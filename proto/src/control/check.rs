@@ -4,15 +4,19 @@ use std::net::SocketAddr;
 
 use super::{
     Assign, Beat, CODE_BYTES_MAX, CacheType, ControlMessageError, CoordinatorMessage, Hello,
-    LABEL_BYTES_MAX, LEASE_MS_MAX, LoadFailed, LoadProgress, Loaded, NodeMessage, PAIRING_PROTOCOL,
-    PATH_BYTES_MAX, PairReply, PairRequest, Peer, PeerLost, Refused, TEXT_BYTES_MAX, Welcome, wire,
+    LABEL_BYTES_MAX, LEASE_MS_MAX, LoadFailed, LoadProgress, Loaded, NodeMessage, PATH_BYTES_MAX,
+    Peer, PeerLost, Refused, TEXT_BYTES_MAX, Welcome, wire,
 };
 use crate::ids::{Epoch, NodeId};
 use crate::limits;
 
-type Checked<T> = Result<T, ControlMessageError>;
+pub(super) type Checked<T> = Result<T, ControlMessageError>;
 
-fn wrong(field: &'static str, got: impl ToString, expected: impl ToString) -> ControlMessageError {
+pub(super) fn wrong(
+    field: &'static str,
+    got: impl ToString,
+    expected: impl ToString,
+) -> ControlMessageError {
     ControlMessageError {
         field,
         got: got.to_string().chars().take(80).collect(),
@@ -21,7 +25,7 @@ fn wrong(field: &'static str, got: impl ToString, expected: impl ToString) -> Co
 }
 
 /// Text without control characters (they could drive a terminal); line breaks are allowed.
-fn text(field: &'static str, value: String, max: usize) -> Checked<String> {
+pub(super) fn text(field: &'static str, value: String, max: usize) -> Checked<String> {
     if value.len() > max {
         let got = format!("{} bytes long", value.len());
         return Err(wrong(field, got, format!("at most {max} bytes")));
@@ -32,14 +36,14 @@ fn text(field: &'static str, value: String, max: usize) -> Checked<String> {
     Ok(value)
 }
 
-fn filled(field: &'static str, value: String, max: usize) -> Checked<String> {
+pub(super) fn filled(field: &'static str, value: String, max: usize) -> Checked<String> {
     if value.trim().is_empty() {
         return Err(wrong(field, "empty", "a text"));
     }
     text(field, value, max)
 }
 
-fn name(field: &'static str, value: String) -> Checked<String> {
+pub(super) fn name(field: &'static str, value: String) -> Checked<String> {
     let characters = value.chars().count();
     if characters > limits::NODE_NAME_MAX {
         let expected = format!("at most {} characters", limits::NODE_NAME_MAX);
@@ -96,7 +100,7 @@ fn neighbour(field: &'static str, value: Option<wire::Peer>) -> Checked<Option<P
     value.map(|value| peer(field, value)).transpose()
 }
 
-fn some<T>(value: Option<T>) -> Checked<T> {
+pub(super) fn some<T>(value: Option<T>) -> Checked<T> {
     value.ok_or_else(|| {
         let expected = "one of the kinds that this version knows: both programs need the same version of Hearth";
         wrong("kind", "missing or unknown", expected)
@@ -245,39 +249,5 @@ impl TryFrom<wire::Assign> for Assign {
             first: neighbour("assign.first", assign.first)?,
             coordinator: node("assign.coordinator", assign.coordinator)?,
         })
-    }
-}
-
-impl TryFrom<wire::PairRequest> for PairRequest {
-    type Error = ControlMessageError;
-
-    fn try_from(request: wire::PairRequest) -> Checked<Self> {
-        if request.protocol != PAIRING_PROTOCOL {
-            let expected =
-                format!("{PAIRING_PROTOCOL}: both programs need the same version of Hearth");
-            return Err(wrong("pair.protocol", request.protocol, expected));
-        }
-        let bytes = request.secret.len();
-        Ok(PairRequest {
-            secret: request
-                .secret
-                .try_into()
-                .map_err(|_| wrong("pair.secret", format!("{bytes} bytes"), "16 bytes"))?,
-            name: name("pair.name", request.name)?,
-        })
-    }
-}
-
-impl TryFrom<wire::PairReply> for PairReply {
-    type Error = ControlMessageError;
-
-    fn try_from(reply: wire::PairReply) -> Checked<Self> {
-        if reply.accepted {
-            return Ok(PairReply::Accepted);
-        }
-        Ok(PairReply::Refused(refusal(wire::Refused {
-            code: reply.code,
-            text: reply.text,
-        })?))
     }
 }
