@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 use command::Outcome;
 
-use crate::commands::{demo, invite, kick, model, nodes, plan, serve, status, stop};
+use crate::commands::{approve, demo, invite, kick, model, nodes, plan, serve, status, stop};
 
 #[derive(Debug, Parser)]
 #[command(
@@ -31,6 +31,8 @@ enum Command {
     Demo(demo::Flags),
     /// Print an invite for one machine
     Invite(invite::Flags),
+    /// Let a device in that asks on this screen
+    Approve(approve::Flags),
     /// Show what the running service does
     Status(status::Flags),
     /// List the machines of the household
@@ -61,6 +63,7 @@ pub(crate) fn run() -> Outcome {
             Command::Serve(flags) => serve::run(*flags).await,
             Command::Demo(flags) => demo::run(flags).await,
             Command::Invite(flags) => invite::run(flags).await,
+            Command::Approve(flags) => approve::run(flags).await,
             Command::Status(flags) => status::run(flags).await,
             Command::Nodes(flags) => nodes::run(flags).await,
             Command::Plan(flags) => plan::run(flags).await,

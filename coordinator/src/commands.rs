@@ -1,5 +1,6 @@
 //! The commands, one a file, and what several of them need: the running service's address, the model, the service itself.
 
+pub(crate) mod approve;
 pub(crate) mod demo;
 pub(crate) mod invite;
 pub(crate) mod kick;

@@ -15,12 +15,13 @@ use plan::{KvType, Plan};
 use proto::{NodeId, control};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use transport::{Endpoint, Identity, Invite, Role, Sockets};
+use transport::{Announcement, Endpoint, Identity, Invite, Role, Sockets};
 
 mod actor;
 mod addresses;
 mod desk;
 mod facts;
+mod knocks;
 mod links;
 mod planning;
 mod post;
@@ -49,6 +50,8 @@ const END_DEADLINE: Duration = Duration::from_secs(3);
 /// A running household. Dropping it ends it at once; [`House::shutdown`] ends it well.
 #[derive(Debug)]
 pub struct House {
+    /// Ends before the socket does.
+    announcement: Option<Announcement>,
     endpoint: Endpoint,
     desk: Desk,
     plan: watch::Receiver<Option<Arc<Plan>>>,
@@ -93,8 +96,13 @@ pub async fn start(
         model_bytes: model.size_bytes,
     };
     let drain = settings.timing.drain;
-    let desk = Desk { store, endpoint };
-    Ok(House::with(Parts {
+    let announcement = announce(&settings, endpoint.local_addr());
+    let desk = Desk {
+        store,
+        endpoint,
+        announced: announcement.is_some(),
+    };
+    let mut house = House::with(Parts {
         sockets,
         gateway,
         local,
@@ -110,13 +118,26 @@ pub async fn start(
             kv: settings.kv,
             sequences: settings.sequences,
         }),
-    }))
+    });
+    house.announcement = announcement;
+    Ok(house)
+}
+
+/// Tells the network where the household is. One that cannot be announced is found by its invites' addresses.
+fn announce(settings: &HouseSettings, mesh: SocketAddr) -> Option<Announcement> {
+    if !settings.discovery {
+        return None;
+    }
+    Announcement::start(mesh).unwrap_or_else(|error| {
+        tracing::warn!(%error, "machines have to be told where this household is");
+        None
+    })
 }
 
 /// Opens the socket with the members known from its first moment: a member that is turned away once stays away.
 async fn open_mesh(settings: &HouseSettings, store: &Store) -> Result<Sockets, HouseError> {
     let identity = Identity::load_or_create(&settings.data_dir.join(KEY_FILE))?;
-    let members = store.members().await?;
+    let (members, removed) = (store.members().await?, store.removed().await?);
     let sockets = transport::open(
         &identity,
         transport::Settings {
@@ -126,7 +147,7 @@ async fn open_mesh(settings: &HouseSettings, store: &Store) -> Result<Sockets, H
         },
     )?;
     let known = members.into_iter().map(|member| member.node);
-    sockets.endpoint.members().replace(known);
+    sockets.endpoint.members().replace(known, removed);
     Ok(sockets)
 }
 
@@ -198,6 +219,7 @@ impl House {
         let endpoint = desk.endpoint.clone();
         tracing::info!(mesh = %endpoint.local_addr(), node = %endpoint.node_id(), "the household is open");
         Self {
+            announcement: None,
             endpoint,
             desk,
             plan,
@@ -244,6 +266,7 @@ impl House {
 
     /// Lets running answers end within their deadline, tells the machines, and closes everything.
     pub async fn shutdown(mut self) {
+        self.announcement = None;
         self.shutdown.send_replace(true);
         let deadline = self.drain.saturating_add(END_DEADLINE);
         match tokio::time::timeout(deadline, &mut self.actor).await {

@@ -3,7 +3,6 @@
 mod service;
 mod terms;
 
-use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -16,11 +15,12 @@ use proto::limits::NODE_NAME_MAX;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::sync::mpsc;
-use transport::{Identity, Invite, Role, Settings, Timing};
+use transport::Identity;
 
 use crate::daemon::{self, Making, Owner, Start};
-use crate::household::Household;
+use crate::entry::{self, Search};
 use crate::measure::{self, Facts};
+use crate::seek::Seeker;
 use crate::terms::given::Given;
 use crate::terms::{Machine, probe};
 use crate::worker::{Tools, Worker};
@@ -28,7 +28,7 @@ use crate::worker::{Tools, Worker};
 /// News of the computing thread that wait for the loop.
 const TOLD_MAX: usize = 64;
 /// Settings that the environment may give.
-const KNOWN: [&str; 10] = [
+const KNOWN: [&str; 11] = [
     "memory",
     "threads",
     "hours",
@@ -38,6 +38,7 @@ const KNOWN: [&str; 10] = [
     "name",
     "data_dir",
     "coordinator",
+    "discovery",
     "kernels",
 ];
 
@@ -46,7 +47,7 @@ const KNOWN: [&str; 10] = [
     name = "node",
     version,
     about = "Runs a part of the household's model on this machine",
-    after_help = "Examples:\n  node join hearth://12D3.../...   pair with the invite that `coordinator invite` printed, and stay\n  node join                        come back to the household this machine was paired with\n  node status                      what this machine does\n  node pause                       give the memory back and stay a member\n  node set --hours 22:00-07:00     when and how much this machine gives\n  node leave                       hand the work over and stop"
+    after_help = "Examples:\n  node join 384-219                pair with the code that `coordinator invite` shows, and stay\n  node join                        come back to the household this machine was paired with\n  node status                      what this machine does\n  node pause                       give the memory back and stay a member\n  node set --hours 22:00-07:00     when and how much this machine gives\n  node leave                       hand the work over and stop"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -57,7 +58,7 @@ struct Cli {
 enum Command {
     /// Pair if needed, then stay and serve
     #[command(
-        after_help = "Examples:\n  node join hearth://12D3.../...\n  node join --memory 8GiB --threads 4 --name den\n  node join --coordinator 192.168.1.10:7411\n\nEvery setting can also stand in the environment (HEARTH_MEMORY=8GiB) or in the file given with --config."
+        after_help = "Examples:\n  node join                         list the households of the network and ask which\n  node join 384-219\n  node join hearth://12D3.../...\n  node join --ask\n  node join --memory 8GiB --threads 4 --name den\n  node join --coordinator 192.168.1.10:7411\n\nEvery setting can also stand in the environment (HEARTH_MEMORY=8GiB) or in the file given with --config."
     )]
     Join(Box<Join>),
     /// Show what the node on this machine does
@@ -94,9 +95,14 @@ enum Command {
 
 #[derive(Debug, Args, Serialize)]
 struct Join {
-    /// Invite URL from `coordinator invite`; not needed on a machine that was paired before
+    /// Short code or URL from `coordinator invite`; not needed on a machine that was paired before
+    #[arg(value_name = "CODE|URL")]
     #[serde(skip)]
     invite: Option<String>,
+    /// Ask on the coordinator's screen instead: its owner says `coordinator approve`
+    #[arg(long)]
+    #[serde(skip)]
+    ask: bool,
     /// Memory for weights, caches and scratch, such as 8GiB [default: min(75 % of all, available - 2 GiB)]
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -129,10 +135,14 @@ struct Join {
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     data_dir: Option<PathBuf>,
-    /// Where the coordinator is, if it moved
+    /// Where the coordinator is, where it is not found by itself
     #[arg(long, value_name = "HOST:PORT")]
     #[serde(skip_serializing_if = "Option::is_none")]
     coordinator: Option<String>,
+    /// Whether the coordinator is looked for on the network by multicast DNS: on or off [default: on]
+    #[arg(long, value_name = "on|off")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    discovery: Option<String>,
     /// Instruction set: auto, scalar, avx2, avx512 or neon; all give the same answers
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -197,6 +207,7 @@ struct Merged {
     name: Option<String>,
     data_dir: Option<PathBuf>,
     coordinator: Option<String>,
+    discovery: Option<String>,
     kernels: Option<String>,
 }
 
@@ -339,57 +350,19 @@ fn memory(said: Option<u64>) -> Result<u64, Failure> {
     Ok(bytes)
 }
 
-/// The household to go to: that of the invite, or the one this machine knows.
-fn household(
-    dir: &std::path::Path,
-    invite: Option<&Invite>,
-    moved: Option<&str>,
-) -> Result<Household, Failure> {
-    let known = Household::load(dir)?;
-    let mut home = match (invite, known) {
-        (Some(invite), _) => Household {
-            coordinator: invite.coordinator.clone(),
-            addresses: invite.addresses.clone(),
-        },
-        (None, Some(known)) => known,
-        (None, None) => {
-            return Err(Failure::Usage(
-                "this machine belongs to no household yet: run `coordinator invite` on the coordinator and give its URL here: node join hearth://...".to_owned(),
-            ));
-        }
-    };
-    if let Some(place) = moved {
-        let found = place.to_socket_addrs().map_err(|e| {
-            Failure::Usage(format!(
-                "--coordinator {place}: {e}; HOST:PORT was expected, such as 192.168.1.10:7411"
-            ))
-        })?;
-        home.addresses.splice(0..0, found);
-        home.addresses.truncate(proto::limits::ADDRESSES_MAX);
+/// Whether the network may be asked, and where households are looked for.
+fn search<'a>(
+    coordinator: Option<&'a str>,
+    discovery: Option<&str>,
+) -> Result<Search<'a>, Failure> {
+    match (coordinator, discovery) {
+        (Some(place), _) => Ok(Search::At(place)),
+        (None, None | Some("on")) => Ok(Search::Network),
+        (None, Some("off")) => Ok(Search::Off),
+        (None, Some(other)) => Err(Failure::Usage(format!(
+            "--discovery {other} came; on or off was expected"
+        ))),
     }
-    Ok(home)
-}
-
-fn parse_invite(text: &str) -> Result<Invite, Failure> {
-    let short_code = text.chars().all(|c| c.is_ascii_digit() || c == '-');
-    if short_code {
-        return Err(Failure::Usage(format!(
-            "'{text}' looks like a short code; this version pairs by URL: give the hearth://... line that `coordinator invite` printed"
-        )));
-    }
-    text.parse()
-        .map_err(|e| Failure::Usage(format!("invite: {e}")))
-}
-
-/// Only a household on this very machine is reached over loopback alone.
-fn bind_address(home: &Household) -> SocketAddr {
-    let local = home.addresses.iter().all(|a| a.ip().is_loopback());
-    let ip = if local {
-        Ipv4Addr::LOCALHOST
-    } else {
-        Ipv4Addr::UNSPECIFIED
-    };
-    SocketAddr::from((ip, 0))
 }
 
 async fn join(flags: Join) -> Outcome {
@@ -399,7 +372,8 @@ async fn join(flags: Join) -> Outcome {
         .data_dir
         .clone()
         .unwrap_or_else(|| default_data_dir("node"));
-    let invite = flags.invite.as_deref().map(parse_invite).transpose()?;
+    let right = entry::read_right(flags.invite.as_deref(), flags.ask)?;
+    let search = search(merged.coordinator.as_deref(), merged.discovery.as_deref())?;
     let below = terms::words(&merged)?;
     let name = name(merged.name)?;
     let said = terms::words(&said)?;
@@ -414,11 +388,11 @@ async fn join(flags: Join) -> Outcome {
         &cores,
         merged.kernels.as_deref().unwrap_or("auto"),
     )?;
-    let home = household(&dir, invite.as_ref(), merged.coordinator.as_deref())?;
     let local = Listener::bind(&dir).await?;
     if given != kept {
         given.save(&dir)?;
     }
+    let entry = entry::find(&dir, right, search).await?;
     let told_facts = flags.facts.as_deref().map(Facts::read).transpose();
     let told_facts = told_facts.map_err(Failure::Usage)?;
     let facts = told_facts.unwrap_or_else(|| measure::cached(&dir, &exec, &cores, memory_bytes));
@@ -430,14 +404,11 @@ async fn join(flags: Join) -> Outcome {
     let situation = probe::look(&wanted.terms()).await;
     let owner = Owner::new(given, below, situation, making);
     let identity = Identity::load_or_create(&dir.join("node.key"))?;
-    let timing = Timing::default();
-    let settings = Settings {
-        bind: bind_address(&home),
-        role: Role::Node,
-        timing,
-    };
-    let sockets = transport::open(&identity, settings)?;
-    pair(&sockets, &dir, &home, invite.as_ref(), &name).await?;
+    let sockets = entry::open(&identity, &entry.home.addresses)?;
+    entry::come_in(&entry, &sockets, &dir, &name).await?;
+    let home = entry.home;
+    let may_seek = merged.discovery.as_deref() != Some("off");
+    let seeker = Seeker::new(may_seek && !entry::is_on_this_machine(&home.addresses));
     let (told_in, told) = mpsc::channel(TOLD_MAX);
     let mut hello = daemon::hello(name, &exec, memory_bytes, facts);
     owner.duty().reason().clone_into(&mut hello.paused);
@@ -452,6 +423,7 @@ async fn join(flags: Join) -> Outcome {
     daemon::run(Start {
         sockets,
         household: home,
+        seeker,
         hello,
         worker,
         told,
@@ -460,25 +432,6 @@ async fn join(flags: Join) -> Outcome {
         data_dir: dir,
     })
     .await
-}
-
-/// Redeems the invite, unless this machine belongs to that household already.
-async fn pair(
-    sockets: &transport::Sockets,
-    dir: &std::path::Path,
-    home: &Household,
-    invite: Option<&Invite>,
-    name: &str,
-) -> Outcome {
-    let known = Household::load(dir)?.is_some_and(|h| h.coordinator == home.coordinator);
-    if let Some(invite) = invite
-        && !known
-    {
-        sockets.endpoint.pair(invite, name).await?;
-        tracing::info!(coordinator = %invite.coordinator, "paired");
-    }
-    home.save(dir)?;
-    Ok(())
 }
 
 #[cfg(test)]
@@ -495,8 +448,7 @@ mod tests {
     #[test]
     fn wrong_words_are_usage_errors() {
         for failed in [
-            parse_invite("384-219").map(|_| ()),
-            parse_invite("http://x").map(|_| ()),
+            search(None, Some("maybe")).map(|_| ()),
             terms::words(&Merged {
                 memory: Some("many".to_owned()),
                 ..Merged::default()
@@ -510,22 +462,5 @@ mod tests {
         ] {
             assert!(matches!(failed, Err(Failure::Usage(_))), "{failed:?}");
         }
-        let dir = tempfile::tempdir().unwrap();
-        let nowhere = household(dir.path(), None, None);
-        assert!(matches!(nowhere, Err(Failure::Usage(_))));
-    }
-
-    #[test]
-    fn a_household_on_this_machine_is_not_offered_to_the_network() {
-        let home = |address: &str| Household {
-            coordinator: proto::NodeId::new("a").unwrap(),
-            addresses: vec![address.parse().unwrap()],
-        };
-        assert!(bind_address(&home("127.0.0.1:7411")).ip().is_loopback());
-        assert!(
-            bind_address(&home("192.168.1.2:7411"))
-                .ip()
-                .is_unspecified()
-        );
     }
 }

@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use transport::{ControlError, ControlLink, MeshEvent, Peer, Sockets};
 
 use crate::household::Household;
+use crate::seek::Seeker;
 use crate::terms::Machine;
 use crate::terms::duty::Duty;
 use crate::worker::{Job, Told, Worker};
@@ -33,6 +34,8 @@ pub struct Start {
     pub sockets: Sockets,
     /// The household it belongs to.
     pub household: Household,
+    /// Finds the coordinator when it has moved.
+    pub seeker: Seeker,
     /// How it introduces itself.
     pub hello: Hello,
     /// The computing thread.
@@ -85,6 +88,7 @@ pub async fn run(start: Start) -> Outcome {
         beat: Duration::from_secs(1),
         next_beat: Instant::now(),
     };
+    daemon.start.seeker.begin();
     daemon.dial(&attached_in, Duration::ZERO);
     let end = loop {
         if let Some(end) = daemon.turn(&mut attached, &attached_in).await {
@@ -125,12 +129,12 @@ async fn asked_to_stop() {
 
 impl Daemon {
     /// Dials the coordinator after a pause, in a task of its own that sends one result.
-    fn dial(&self, result: &mpsc::Sender<Attached>, after: Duration) {
+    fn dial(&mut self, result: &mpsc::Sender<Attached>, after: Duration) {
         let endpoint = self.start.sockets.endpoint.clone();
         let home = &self.start.household;
         let peer = Peer {
             node: home.coordinator.clone(),
-            addresses: home.addresses.clone(),
+            addresses: self.start.seeker.addresses(&home.addresses),
         };
         let (hello, result) = (self.start.hello.clone(), result.clone());
         tokio::spawn(async move {
@@ -173,6 +177,7 @@ impl Daemon {
             Ok(link) => {
                 tracing::info!(coordinator = %link.remote, "connected to the household");
                 self.retry = RETRY_MIN;
+                self.start.seeker.end();
                 self.remember(link.remote);
                 self.link = Some(link);
                 None
@@ -208,6 +213,7 @@ impl Daemon {
             return Some(End::Left);
         }
         tracing::warn!(%error, "connection to the coordinator lost; trying again");
+        self.start.seeker.begin();
         self.dial(again, self.retry);
         None
     }

@@ -7,9 +7,11 @@
 pub mod cli;
 pub mod cores;
 pub mod daemon;
+pub mod entry;
 pub mod files;
 pub mod household;
 pub mod measure;
+pub mod seek;
 pub mod service;
 pub mod terms;
 pub mod worker;

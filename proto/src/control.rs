@@ -1,4 +1,4 @@
-//! Control-plane messages between nodes and coordinator, and the two messages of pairing.
+//! Control-plane messages between nodes and coordinator; those of pairing are in [`pairing`].
 //!
 //! Owns what a message may say: the generated types in [`wire`] have every field optional and unbounded, the
 //! types here have passed the checks. Must never open a socket. The one idea: `wire` becomes a checked type
@@ -14,12 +14,11 @@ use crate::groups::GroupSet;
 use crate::ids::{Epoch, NodeId};
 
 mod check;
+pub mod pairing;
 mod write;
 
 /// The version of the control messages that this program speaks.
 pub const CONTROL_PROTOCOL: u32 = 2;
-/// Version of the pairing messages.
-pub const PAIRING_PROTOCOL: u32 = 1;
 
 /// Bytes of a stable code such as `invite_used`.
 pub const CODE_BYTES_MAX: usize = 64;
@@ -31,8 +30,6 @@ pub const TEXT_BYTES_MAX: usize = 2048;
 pub const PATH_BYTES_MAX: usize = 4096;
 /// Longest lease that a coordinator may grant, in milliseconds.
 pub const LEASE_MS_MAX: u64 = 3_600_000;
-/// Bytes of an invite's secret.
-pub const SECRET_BYTES: usize = 16;
 
 /// The generated messages. Only this crate and `transport` name them.
 #[allow(
@@ -310,33 +307,6 @@ impl Assign {
         let owners = self.owners.iter().map(|owner| &owner.peer);
         stages.chain(owners).chain(&self.askers)
     }
-}
-
-/// What an unknown device sends to become a member.
-#[derive(Clone, PartialEq, Eq)]
-pub struct PairRequest {
-    /// The invite's secret.
-    pub secret: [u8; SECRET_BYTES],
-    /// The name that the owner gave the machine.
-    pub name: String,
-}
-
-impl std::fmt::Debug for PairRequest {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("PairRequest")
-            .field("secret", &"(masked)")
-            .field("name", &self.name)
-            .finish()
-    }
-}
-
-/// The answer to a pairing request.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum PairReply {
-    /// The device is a member now.
-    Accepted,
-    /// It is not.
-    Refused(Refused),
 }
 
 /// A message that says what no message may say.

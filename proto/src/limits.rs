@@ -47,6 +47,12 @@ pub const CONTROL_BYTES_MAX: usize = 4 << 20;
 pub const PAIRING_BYTES_MAX: usize = 4096;
 /// Time that an unknown peer has to pair.
 pub const PAIRING_MS_MAX: u64 = 10_000;
+/// Time that a device may wait on the owner's screen to be let in.
+pub const KNOCK_MS_MAX: u64 = 90_000;
+/// Devices that may wait on the owner's screen at once.
+pub const KNOCKS_MAX: usize = 8;
+/// Of these from one address.
+pub const KNOCKS_PER_ADDRESS_MAX: usize = 2;
 /// Unknown peers that may be pairing at once.
 pub const PAIRING_PEERS_MAX: usize = 16;
 /// Invites that may be open at once.

@@ -39,6 +39,10 @@ pub(crate) struct Flags {
     #[arg(long, value_name = "IP:PORT")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) mesh: Option<String>,
+    /// Whether machines of the network are told by multicast DNS where this is: on or off [default: on, off on loopback]
+    #[arg(long, value_name = "on|off")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) discovery: Option<String>,
     /// Where key and state are kept [default: the user's data directory]
     #[arg(long, value_name = "DIR")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -93,6 +97,7 @@ pub(crate) async fn run(flags: Flags) -> Outcome {
     let opened = served::open(&settings.model).await?;
     settings.suit(&opened.checkpoint.facts())?;
     let mut house = HouseSettings::new(settings.data_dir, opened.checkpoint, settings.mesh);
+    house.discovery = settings.discovery;
     house.expect = settings.expect;
     house.plan = settings.plan;
     house.context = settings.context;

@@ -22,10 +22,11 @@ const KEY_BYTES_MAX: u64 = 4096;
 /// Characters that a key has at least.
 const KEY_CHARS_LEAST: usize = 16;
 /// Settings that the environment may give.
-const KNOWN: [&str; 12] = [
+const KNOWN: [&str; 13] = [
     "model",
     "api",
     "mesh",
+    "discovery",
     "data_dir",
     "context",
     "expect",
@@ -45,6 +46,7 @@ struct Merged {
     model: Vec<String>,
     api: Option<SocketAddr>,
     mesh: Option<SocketAddr>,
+    discovery: Option<String>,
     data_dir: Option<PathBuf>,
     context: Option<u32>,
     expect: Option<usize>,
@@ -81,6 +83,8 @@ pub(crate) struct Settings {
     pub(crate) api: SocketAddr,
     /// Where the mesh listens.
     pub(crate) mesh: SocketAddr,
+    /// Whether the network is told where.
+    pub(crate) discovery: bool,
     /// Where key and state are kept.
     pub(crate) data_dir: PathBuf,
     /// Positions per sequence, if somebody said so.
@@ -126,6 +130,7 @@ pub(crate) fn merge(flags: &Flags) -> Result<Settings, Failure> {
             .mesh
             .unwrap_or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 7411))),
         data_dir,
+        discovery: discovery(merged.discovery.as_deref())?,
         context: merged.context,
         expect: merged.expect,
         plan: choice(merged.plan.as_deref())?,
@@ -166,6 +171,16 @@ impl Settings {
 
 fn usage(error: command::settings::SettingsError) -> Failure {
     Failure::Usage(Failure::of(&error).to_string())
+}
+
+fn discovery(word: Option<&str>) -> Result<bool, Failure> {
+    match word {
+        None | Some("on") => Ok(true),
+        Some("off") => Ok(false),
+        Some(other) => Err(Failure::Usage(format!(
+            "--discovery {other} came; expected on or off"
+        ))),
+    }
 }
 
 fn one_model(mut models: Vec<String>) -> Result<PathBuf, Failure> {
@@ -259,6 +274,7 @@ mod tests {
         assert_eq!(settings.api.to_string(), "127.0.0.1:8080");
         assert_eq!(settings.mesh.to_string(), "0.0.0.0:7411");
         assert_eq!(settings.sequences, SEQUENCES);
+        assert!(settings.discovery);
         assert!(matches!(settings.plan, PlanChoice::Auto));
         assert!(settings.http.api_key.is_none());
     }
@@ -309,6 +325,14 @@ mod tests {
                 ..flags()
             })
             .contains("at least 1")
+        );
+        let discovery = Some("maybe".to_owned());
+        assert!(
+            refused(Flags {
+                discovery,
+                ..flags()
+            })
+            .contains("maybe")
         );
         let api = Some("localhost".to_owned());
         assert!(refused(Flags { api, ..flags() }).contains("api"));

@@ -22,6 +22,7 @@ use transport::{ControlPeer, MeshEvent, PairingRequest, Sockets};
 
 use super::desk::{Desk, Kicked};
 use super::facts::Fixed;
+use super::knocks::Knocks;
 use super::links::{Links, News};
 use super::planning::{Wish, make_plan};
 use super::post::{Post, Unsent};
@@ -95,6 +96,8 @@ pub(super) struct Actor {
     tasks: JoinSet<Done>,
     /// Machines that were removed and still have a connection on which they are told so.
     kicked: HashSet<NodeId>,
+    /// Devices that wait on the owner's screen.
+    knocks: Knocks,
     began: Instant,
     /// When the service ends, whatever still runs.
     ends: Option<Instant>,
@@ -117,6 +120,7 @@ impl Actor {
             unsent,
             tasks: JoinSet::new(),
             kicked: HashSet::new(),
+            knocks: Knocks::default(),
             began: Instant::now(),
             ends: None,
             published: None,

@@ -23,6 +23,8 @@ pub struct HouseSettings {
     pub model: Arc<Checkpoint>,
     /// Address and UDP port of the mesh; port 0 takes a free one.
     pub mesh: SocketAddr,
+    /// Whether the mesh is announced to the network; one on loopback never is.
+    pub discovery: bool,
     /// Machines that must be in before the first plan is made; `None` is one.
     pub expect: Option<usize>,
     /// How the plan is made.
@@ -47,6 +49,7 @@ impl HouseSettings {
             data_dir,
             model,
             mesh,
+            discovery: true,
             expect: None,
             plan: PlanChoice::Auto,
             context: None,

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proto::NodeId;
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -19,7 +20,7 @@ use crate::error::{CloseCode, TransportError, describe};
 use crate::identity::Identity;
 use crate::members::Members;
 use crate::mesh::{Mesh, MeshEvent};
-use crate::pairing::{self, PairingDesk, PairingRequest};
+use crate::pairing::{Codes, PairingDesk, PairingRequest};
 use crate::tls::{self, Plane};
 use crate::tuning::{self, Path, Timing};
 
@@ -78,6 +79,7 @@ pub(crate) struct Shared {
     pub local: SocketAddr,
     pub dialler: Dialler,
     pub members: Members,
+    pub codes: Codes,
     pub tasks: TaskTracker,
     pub stop: CancellationToken,
 }
@@ -125,6 +127,7 @@ pub fn open(identity: &Identity, settings: Settings) -> Result<Sockets, Transpor
             idle,
         },
         members: Members::new(),
+        codes: Codes::default(),
         tasks: TaskTracker::new(),
         stop: CancellationToken::new(),
     });
@@ -135,7 +138,8 @@ pub fn open(identity: &Identity, settings: Settings) -> Result<Sockets, Transpor
     let routes = Arc::new(Routes {
         mesh: mesh.clone(),
         control: offers.then(|| ControlServer::start(&shared, control_out)),
-        pairing: offers.then(|| PairingDesk::new(pairing_out)),
+        pairing: offers
+            .then(|| PairingDesk::new(pairing_out, shared.codes.clone(), shared.node.clone())),
         servers,
     });
     shared
@@ -158,7 +162,7 @@ fn bind(
         io::ErrorKind::AddrInUse => TransportError::PortInUse { address },
         _ => TransportError::Bind { address, source },
     };
-    let socket = UdpSocket::bind(address).map_err(failed)?;
+    let socket = open_socket(address).map_err(failed)?;
     enlarge_buffers(&socket);
     let mut config = quinn::EndpointConfig::default();
     config
@@ -169,6 +173,17 @@ fn bind(
     quinn::Endpoint::new(config, Some(server), socket, runtime).map_err(failed)
 }
 
+/// A socket on every IPv6 address also hears IPv4, whatever the system's habit.
+fn open_socket(address: SocketAddr) -> io::Result<UdpSocket> {
+    if !address.is_ipv6() || !address.ip().is_unspecified() {
+        return UdpSocket::bind(address);
+    }
+    let socket = Socket::new(Domain::IPV6, Type::DGRAM, Some(Protocol::UDP))?;
+    socket.set_only_v6(false)?;
+    socket.bind(&address.into())?;
+    Ok(socket.into())
+}
+
 /// Asks for larger socket buffers. The system may give less; then bursts are merely sent again.
 fn enlarge_buffers(socket: &UdpSocket) {
     let result = quinn::udp::UdpSocketState::new(socket.into()).and_then(|state| {
@@ -177,6 +192,22 @@ fn enlarge_buffers(socket: &UdpSocket) {
     });
     if let Err(error) = result {
         tracing::debug!(%error, "the socket keeps its small buffers");
+    }
+}
+
+/// Where the other side of a connection is, without the disguise that an IPv4 address wears on an IPv6 socket.
+pub(crate) fn remote_of(connection: &quinn::Connection) -> SocketAddr {
+    plain(connection.remote_address())
+}
+
+/// The address as people write it.
+fn plain(address: SocketAddr) -> SocketAddr {
+    match address {
+        SocketAddr::V6(v6) => v6
+            .ip()
+            .to_ipv4_mapped()
+            .map_or(address, |ip| SocketAddr::from((ip, v6.port()))),
+        SocketAddr::V4(_) => address,
     }
 }
 
@@ -199,6 +230,12 @@ impl Endpoint {
         &self.0.members
     }
 
+    /// The short code with which a device may pair here.
+    #[must_use]
+    pub fn codes(&self) -> &Codes {
+        &self.0.codes
+    }
+
     /// Connections that are open or closing.
     #[must_use]
     pub fn connections(&self) -> usize {
@@ -218,7 +255,11 @@ impl Endpoint {
             endpoint.wait_idle().await;
         };
         if tokio::time::timeout(CLOSE_DEADLINE, all).await.is_err() {
-            tracing::warn!(tasks = self.0.tasks.len(), "the mesh socket closed late");
+            match self.0.tasks.len() {
+                // Only the other side's last words are outstanding.
+                0 => tracing::debug!("the mesh socket closed late"),
+                tasks => tracing::warn!(tasks, "the mesh socket closed late"),
+            }
         }
     }
 }
@@ -260,7 +301,7 @@ async fn lead(
     incoming: quinn::Incoming,
     permit: OwnedSemaphorePermit,
 ) {
-    let address = incoming.remote_address();
+    let address = plain(incoming.remote_address());
     let [loopback, wire] = &routes.servers;
     let server = match Path::to(address) {
         Path::Loopback => loopback,
@@ -286,10 +327,10 @@ async fn lead(
         (Plane::Control, Some(control), _) if shared.members.contains(&node) => {
             control.serve(shared, connection, node).await;
         }
-        (Plane::Pairing, _, Some(desk)) => pairing::serve(desk, connection, node).await,
+        (Plane::Pairing, _, Some(desk)) => desk.serve(connection, node).await,
         _ => {
             tracing::debug!(%address, %node, "a stranger was refused");
-            CloseCode::NotMember.close(&connection, "this key is not a member of the household");
+            CloseCode::NotMember.close(&connection, shared.members.refusal(&node));
         }
     }
 }

@@ -164,6 +164,14 @@ pub enum DialError {
         /// What happened at each address.
         text: String,
     },
+    /// Nobody with whom a machine can pair answers.
+    #[error("no household answers at {address}: {text}")]
+    Nobody {
+        /// Where.
+        address: SocketAddr,
+        /// What happened.
+        text: String,
+    },
     /// Our own socket is closed.
     #[error("this program is ending")]
     Closed,
@@ -179,6 +187,7 @@ impl DialError {
             DialError::WrongPeer { .. } => "wrong_peer",
             DialError::Refused { .. } => "refused",
             DialError::Unreachable { .. } => "unreachable",
+            DialError::Nobody { .. } => "nobody",
             DialError::Closed => "closed",
         }
     }
@@ -240,6 +249,11 @@ pub enum PairError {
         /// What to do.
         text: String,
     },
+    /// The household let this machine in without proving the short code: it is not the one that showed the code.
+    #[error(
+        "the household at that address does not know the short code: another device may pretend to be yours. Compare its four words with those of `coordinator invite`, and use the URL"
+    )]
+    CodeUnproven,
     /// The coordinator's answer cannot be understood, or none came.
     #[error("pairing was broken off: {text}; try again")]
     Broken {
@@ -255,6 +269,7 @@ impl PairError {
         match self {
             PairError::Dial(error) => error.code(),
             PairError::Refused { code, .. } => code,
+            PairError::CodeUnproven => "code_unproven",
             PairError::Broken { .. } => "broken_off",
         }
     }

@@ -10,6 +10,7 @@
 
 mod control;
 mod dial;
+mod discovery;
 mod endpoint;
 mod error;
 mod identity;
@@ -19,14 +20,20 @@ mod mesh;
 mod pairing;
 mod tls;
 mod tuning;
+mod words;
 
 pub use control::{ControlLink, ControlPeer, ControlReceiver, ControlSender};
+pub use discovery::{Announcement, Browser, DiscoveryError};
 pub use endpoint::{Endpoint, Role, Settings, Sockets, open};
 pub use error::{ControlError, DialError, PairError, SendError, TransportError};
 pub use identity::{Identity, IdentityError};
 pub use invite::{Invite, InviteError, Secret};
 pub use members::Members;
 pub use mesh::{Mesh, MeshEvent};
-pub use pairing::{PairingAnswer, PairingRefusal, PairingRequest};
+pub use pairing::{
+    Codes, FailedCode, Found, PairingAnswer, PairingClaim, PairingRefusal, PairingRequest,
+    ShortCode, ShortCodeError,
+};
 pub use proto::control::Peer;
 pub use tuning::Timing;
+pub use words::{CheckWords, CheckWordsError};

@@ -71,7 +71,7 @@ impl Daemon {
         let c = &self.start.worker.counters;
         let owner = &self.start.owner;
         let (terms, now) = (owner.terms(), owner.situation());
-        let layers = self.assigned.as_ref();
+        let layers = self.assigned.as_ref().filter(|a| !a.layers.is_empty());
         Status {
             name: self.start.hello.name.clone(),
             node: self.start.sockets.endpoint.node_id().clone(),

@@ -6,8 +6,7 @@ use std::net::SocketAddr;
 use super::{
     Assign, Beat, CODE_BYTES_MAX, CacheType, ControlMessageError, CoordinatorMessage, Hello,
     LABEL_BYTES_MAX, LEASE_MS_MAX, LoadFailed, LoadProgress, Loaded, NodeMessage, Offer, Owner,
-    PAIRING_PROTOCOL, PATH_BYTES_MAX, PairReply, PairRequest, Peer, PeerLost, Refused,
-    TEXT_BYTES_MAX, Welcome, wire,
+    PATH_BYTES_MAX, Peer, PeerLost, Refused, TEXT_BYTES_MAX, Welcome, wire,
 };
 use crate::groups::GroupSet;
 use crate::ids::{Epoch, NodeId};
@@ -16,9 +15,13 @@ use crate::limits;
 /// Threads that a node may say it computes with.
 const THREADS_MAX: u32 = 65_536;
 
-type Checked<T> = Result<T, ControlMessageError>;
+pub(super) type Checked<T> = Result<T, ControlMessageError>;
 
-fn wrong(field: &'static str, got: impl ToString, expected: impl ToString) -> ControlMessageError {
+pub(super) fn wrong(
+    field: &'static str,
+    got: impl ToString,
+    expected: impl ToString,
+) -> ControlMessageError {
     ControlMessageError {
         field,
         got: got.to_string().chars().take(80).collect(),
@@ -27,7 +30,7 @@ fn wrong(field: &'static str, got: impl ToString, expected: impl ToString) -> Co
 }
 
 /// Text without control characters (they could drive a terminal); line breaks are allowed.
-fn text(field: &'static str, value: String, max: usize) -> Checked<String> {
+pub(super) fn text(field: &'static str, value: String, max: usize) -> Checked<String> {
     if value.len() > max {
         let got = format!("{} bytes long", value.len());
         return Err(wrong(field, got, format!("at most {max} bytes")));
@@ -38,14 +41,14 @@ fn text(field: &'static str, value: String, max: usize) -> Checked<String> {
     Ok(value)
 }
 
-fn filled(field: &'static str, value: String, max: usize) -> Checked<String> {
+pub(super) fn filled(field: &'static str, value: String, max: usize) -> Checked<String> {
     if value.trim().is_empty() {
         return Err(wrong(field, "empty", "a text"));
     }
     text(field, value, max)
 }
 
-fn name(field: &'static str, value: String) -> Checked<String> {
+pub(super) fn name(field: &'static str, value: String) -> Checked<String> {
     let characters = value.chars().count();
     if characters > limits::NODE_NAME_MAX {
         let expected = format!("at most {} characters", limits::NODE_NAME_MAX);
@@ -193,7 +196,7 @@ fn agreed(assign: Assign) -> Checked<Assign> {
     Ok(assign)
 }
 
-fn some<T>(value: Option<T>) -> Checked<T> {
+pub(super) fn some<T>(value: Option<T>) -> Checked<T> {
     value.ok_or_else(|| {
         let expected = "one of the kinds that this version knows: both programs need the same version of Hearth";
         wrong("kind", "missing or unknown", expected)
@@ -360,39 +363,5 @@ impl TryFrom<wire::Assign> for Assign {
             first: neighbour("assign.first", assign.first)?,
             coordinator: node("assign.coordinator", assign.coordinator)?,
         })
-    }
-}
-
-impl TryFrom<wire::PairRequest> for PairRequest {
-    type Error = ControlMessageError;
-
-    fn try_from(request: wire::PairRequest) -> Checked<Self> {
-        if request.protocol != PAIRING_PROTOCOL {
-            let expected =
-                format!("{PAIRING_PROTOCOL}: both programs need the same version of Hearth");
-            return Err(wrong("pair.protocol", request.protocol, expected));
-        }
-        let bytes = request.secret.len();
-        Ok(PairRequest {
-            secret: request
-                .secret
-                .try_into()
-                .map_err(|_| wrong("pair.secret", format!("{bytes} bytes"), "16 bytes"))?,
-            name: name("pair.name", request.name)?,
-        })
-    }
-}
-
-impl TryFrom<wire::PairReply> for PairReply {
-    type Error = ControlMessageError;
-
-    fn try_from(reply: wire::PairReply) -> Checked<Self> {
-        if reply.accepted {
-            return Ok(PairReply::Accepted);
-        }
-        Ok(PairReply::Refused(refusal(wire::Refused {
-            code: reply.code,
-            text: reply.text,
-        })?))
     }
 }

@@ -6,13 +6,13 @@ use std::net::SocketAddr;
 
 use super::{
     Assign, CODE_BYTES_MAX, CacheType, CoordinatorMessage, Hello, LABEL_BYTES_MAX, NodeMessage,
-    Owner, PAIRING_PROTOCOL, PairReply, PairRequest, Peer, Refused, TEXT_BYTES_MAX, wire,
+    Owner, Peer, Refused, TEXT_BYTES_MAX, wire,
 };
 use crate::groups::GroupSet;
 use crate::limits;
 
 /// At most `max` bytes, cut between characters, control characters replaced.
-fn clip(text: &str, max: usize) -> String {
+pub(super) fn clip(text: &str, max: usize) -> String {
     let mut clipped = String::new();
     for c in text.chars() {
         let c = if c.is_control() && c != '\n' { ' ' } else { c };
@@ -194,35 +194,6 @@ impl From<Refused> for wire::Refused {
         Self {
             code: clip(&refused.code, CODE_BYTES_MAX),
             text: clip(&refused.text, TEXT_BYTES_MAX),
-        }
-    }
-}
-
-impl From<PairRequest> for wire::PairRequest {
-    fn from(request: PairRequest) -> Self {
-        Self {
-            protocol: PAIRING_PROTOCOL,
-            secret: request.secret.to_vec(),
-            name: request.name,
-        }
-    }
-}
-
-impl From<PairReply> for wire::PairReply {
-    fn from(reply: PairReply) -> Self {
-        match reply {
-            PairReply::Accepted => Self {
-                accepted: true,
-                ..Self::default()
-            },
-            PairReply::Refused(refused) => {
-                let refused = wire::Refused::from(refused);
-                Self {
-                    accepted: false,
-                    code: refused.code,
-                    text: refused.text,
-                }
-            }
         }
     }
 }

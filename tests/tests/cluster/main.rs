@@ -18,3 +18,4 @@ mod losses;
 mod models;
 mod spread;
 mod terms;
+mod pairing;

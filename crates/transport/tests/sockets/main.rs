@@ -9,6 +9,7 @@
 )]
 
 mod admission;
+mod codes;
 mod control;
 mod hostile;
 mod house;
