@@ -9,5 +9,6 @@ pub mod cores;
 pub mod daemon;
 pub mod household;
 pub mod measure;
+mod probing;
 pub mod terms;
 pub mod worker;

@@ -29,6 +29,8 @@ pub const TEXT_BYTES_MAX: usize = 2048;
 pub const PATH_BYTES_MAX: usize = 4096;
 /// Longest lease that a coordinator may grant, in milliseconds.
 pub const LEASE_MS_MAX: u64 = 3_600_000;
+/// Longest round trip that is believed, in seconds.
+pub const RTT_S_MAX: f64 = 60.0;
 /// Bytes of an invite's secret.
 pub const SECRET_BYTES: usize = 16;
 
@@ -60,6 +62,8 @@ pub enum NodeMessage {
     PeerLost(PeerLost),
     /// The node wants to go and asks to be drained.
     Leave,
+    /// A link was measured, or could not be.
+    Measured(Measured),
 }
 
 /// What a node is and what it offers.
@@ -148,6 +152,28 @@ pub struct PeerLost {
     pub text: String,
 }
 
+/// What came of [`Measure`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct Measured {
+    /// As in the request.
+    pub ticket: u64,
+    /// The other end.
+    pub node: NodeId,
+    /// What was found, or why nothing was.
+    pub link: Result<LinkRates, String>,
+}
+
+/// A link as one end has measured it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LinkRates {
+    /// Seconds from program to program and back; at most [`RTT_S_MAX`].
+    pub rtt_s: f64,
+    /// Bytes per second from the reporting node to the other, at least 1.
+    pub out_bytes_per_s: f64,
+    /// Bytes per second from the other node to the reporting one, at least 1.
+    pub in_bytes_per_s: f64,
+}
+
 /// What a coordinator says.
 #[derive(Debug, Clone, PartialEq)]
 pub enum CoordinatorMessage {
@@ -169,6 +195,19 @@ pub enum CoordinatorMessage {
         /// Why.
         text: String,
     },
+    /// Measure a link, or let it be measured.
+    Measure(Measure),
+}
+
+/// One link that is to be measured. The other end is told as well.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Measure {
+    /// Comes back with the result.
+    pub ticket: u64,
+    /// The other end.
+    pub peer: Peer,
+    /// Whether to dial and report, rather than to expect the peer.
+    pub dial: bool,
 }
 
 /// A lease.

@@ -20,6 +20,7 @@ use crate::identity::Identity;
 use crate::members::Members;
 use crate::mesh::{Mesh, MeshEvent};
 use crate::pairing::{self, PairingDesk, PairingRequest};
+use crate::probe::{self, Probes};
 use crate::tls::{self, Plane};
 use crate::tuning::{self, Path, Timing};
 
@@ -37,7 +38,7 @@ const CONTROL_QUEUE: usize = 64;
 pub enum Role {
     /// Control, data and pairing.
     Coordinator,
-    /// Data alone.
+    /// Data, and probes of links.
     Node,
 }
 
@@ -78,6 +79,7 @@ pub(crate) struct Shared {
     pub local: SocketAddr,
     pub dialler: Dialler,
     pub members: Members,
+    pub probes: Probes,
     pub tasks: TaskTracker,
     pub stop: CancellationToken,
 }
@@ -100,7 +102,7 @@ pub fn open(identity: &Identity, settings: Settings) -> Result<Sockets, Transpor
     let idle = settings.timing.check()?;
     let planes: &[Plane] = match settings.role {
         Role::Coordinator => &[Plane::Tensor, Plane::Control, Plane::Pairing],
-        Role::Node => &[Plane::Tensor],
+        Role::Node => &[Plane::Tensor, Plane::Probe],
     };
     let server = tls::server(identity, planes)?;
     let servers = [Path::Loopback, Path::Wire].map(|path| {
@@ -125,6 +127,7 @@ pub fn open(identity: &Identity, settings: Settings) -> Result<Sockets, Transpor
             idle,
         },
         members: Members::new(),
+        probes: Probes::new(),
         tasks: TaskTracker::new(),
         stop: CancellationToken::new(),
     });
@@ -286,6 +289,7 @@ async fn lead(
         (Plane::Control, Some(control), _) if shared.members.contains(&node) => {
             control.serve(shared, connection, node).await;
         }
+        (Plane::Probe, None, _) => probe::answer(shared, connection, node).await,
         (Plane::Pairing, _, Some(desk)) => pairing::serve(desk, connection, node).await,
         _ => {
             tracing::debug!(%address, %node, "a stranger was refused");

@@ -6,7 +6,7 @@
 //!
 //! The one idea: a key proves who somebody is, membership decides what they may say. An unknown key gets the
 //! pairing protocol and nothing else; members get the control plane; the neighbours of the current plan get
-//! the data plane.
+//! the data plane; a node answers one probe of its link to a key that it was told to expect.
 
 mod control;
 mod dial;
@@ -17,16 +17,18 @@ mod invite;
 mod members;
 mod mesh;
 mod pairing;
+mod probe;
 mod tls;
 mod tuning;
 
 pub use control::{ControlLink, ControlPeer, ControlReceiver, ControlSender};
 pub use endpoint::{Endpoint, Role, Settings, Sockets, open};
-pub use error::{ControlError, DialError, PairError, SendError, TransportError};
+pub use error::{ControlError, DialError, PairError, ProbeError, SendError, TransportError};
 pub use identity::{Identity, IdentityError};
 pub use invite::{Invite, InviteError, Secret};
 pub use members::Members;
 pub use mesh::{Mesh, MeshEvent};
 pub use pairing::{PairingAnswer, PairingRefusal, PairingRequest};
+pub use probe::LinkSpeed;
 pub use proto::control::Peer;
 pub use tuning::Timing;

@@ -121,6 +121,8 @@ impl Household {
             NodeMessage::LoadFailed(failed) => self.load_failed(now, &id, failed),
             NodeMessage::PeerLost(lost) => self.peer_lost(now, &id, lost),
             NodeMessage::Leave => self.leave(now, &id),
+            // The survey's, which has taken it before.
+            NodeMessage::Measured(_) => {}
         }
     }
 

@@ -14,3 +14,4 @@ mod hostile;
 mod house;
 mod mesh;
 mod pairing;
+mod probe;
