@@ -29,6 +29,7 @@ mod rate;
 mod serving;
 mod settings;
 mod state;
+mod survey;
 
 pub use settings::{HouseError, HouseSettings, HouseTiming, PlanChoice};
 
@@ -95,7 +96,7 @@ pub async fn start(
         model_path: model.path,
         model_bytes: model.size_bytes,
     };
-    let drain = settings.timing.drain;
+    let timing = settings.timing;
     let announcement = announce(&settings, endpoint.local_addr());
     let desk = Desk {
         store,
@@ -110,7 +111,7 @@ pub async fn start(
         household: Household::new(rules, last_epoch),
         session: settings.session,
         fixed,
-        drain,
+        timing,
         wish: Arc::new(Wish {
             model: settings.model.facts(),
             choice: settings.plan,
@@ -215,7 +216,7 @@ impl House {
             stop_asked: stop_out,
             shutdown: told,
         };
-        let (desk, drain) = (parts.desk.clone(), parts.drain);
+        let (desk, drain) = (parts.desk.clone(), parts.timing.drain);
         let endpoint = desk.endpoint.clone();
         tracing::info!(mesh = %endpoint.local_addr(), node = %endpoint.node_id(), "the household is open");
         Self {

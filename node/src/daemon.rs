@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use transport::{ControlError, ControlLink, MeshEvent, Peer, Sockets};
 
 use crate::household::Household;
+use crate::probing::Probing;
 use crate::seek::Seeker;
 use crate::terms::Machine;
 use crate::terms::duty::Duty;
@@ -67,6 +68,7 @@ struct Daemon {
     retry: Duration,
     beat: Duration,
     next_beat: Instant,
+    probing: Probing,
 }
 
 type Attached = Result<ControlLink, ControlError>;
@@ -87,6 +89,7 @@ pub async fn run(start: Start) -> Outcome {
         retry: RETRY_MIN,
         beat: Duration::from_secs(1),
         next_beat: Instant::now(),
+        probing: Probing::new(),
     };
     daemon.start.seeker.begin();
     daemon.dial(&attached_in, Duration::ZERO);
@@ -163,6 +166,7 @@ impl Daemon {
             Some(told) = self.start.told.recv() => self.told_by_worker(told).await,
             news = terms::news(&mut self.start.owner) => self.looked_after(news, again),
             Some(result) = attached.recv() => self.attached(result, again),
+            Some(measured) = self.probing.next() => self.send(NodeMessage::Measured(measured)),
             Some(call) = self.start.local.next() => self.owner(call).await,
             () = asked_to_stop(), if self.leaving.is_none() => {
                 tracing::info!("stopping: telling the coordinator");
@@ -231,6 +235,9 @@ impl Daemon {
             CoordinatorMessage::Release { epoch } => {
                 let failed = self.release(epoch);
                 return failed.or_else(|| self.leaving.is_some().then_some(End::Left));
+            }
+            CoordinatorMessage::Measure(asked) => {
+                self.probing.asked(&self.start.sockets.endpoint, asked);
             }
             CoordinatorMessage::Drain => tracing::info!("the coordinator is stopping"),
             CoordinatorMessage::Refused(refused) => {

@@ -11,6 +11,7 @@ pub mod entry;
 pub mod files;
 pub mod household;
 pub mod measure;
+mod probing;
 pub mod seek;
 pub mod service;
 pub mod terms;

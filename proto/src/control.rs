@@ -30,6 +30,8 @@ pub const TEXT_BYTES_MAX: usize = 2048;
 pub const PATH_BYTES_MAX: usize = 4096;
 /// Longest lease that a coordinator may grant, in milliseconds.
 pub const LEASE_MS_MAX: u64 = 3_600_000;
+/// Longest round trip that is believed, in seconds.
+pub const RTT_S_MAX: f64 = 60.0;
 
 /// The generated messages. Only this crate and `transport` name them.
 #[allow(
@@ -61,6 +63,8 @@ pub enum NodeMessage {
     Leave,
     /// What the node gives has changed: a planned change, not a fault.
     Offer(Offer),
+    /// A link was measured, or could not be.
+    Measured(Measured),
 }
 
 /// What a node is and what it offers.
@@ -166,6 +170,28 @@ pub struct PeerLost {
     pub text: String,
 }
 
+/// What came of [`Measure`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct Measured {
+    /// As in the request.
+    pub ticket: u64,
+    /// The other end.
+    pub node: NodeId,
+    /// What was found, or why nothing was.
+    pub link: Result<LinkRates, String>,
+}
+
+/// A link as one end has measured it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LinkRates {
+    /// Seconds from program to program and back; at most [`RTT_S_MAX`].
+    pub rtt_s: f64,
+    /// Bytes per second from the reporting node to the other, at least 1.
+    pub out_bytes_per_s: f64,
+    /// Bytes per second from the other node to the reporting one, at least 1.
+    pub in_bytes_per_s: f64,
+}
+
 /// What a coordinator says.
 #[derive(Debug, Clone, PartialEq)]
 pub enum CoordinatorMessage {
@@ -187,6 +213,19 @@ pub enum CoordinatorMessage {
         /// Why.
         text: String,
     },
+    /// Measure a link, or let it be measured.
+    Measure(Measure),
+}
+
+/// One link that is to be measured. The other end is told as well.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Measure {
+    /// Comes back with the result.
+    pub ticket: u64,
+    /// The other end.
+    pub peer: Peer,
+    /// Whether to dial and report, rather than to expect the peer.
+    pub dial: bool,
 }
 
 /// A lease.

@@ -11,7 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use command::local::{Call, Listener};
-use plan::{NodeFacts, Plan};
+use plan::Plan;
+use proto::control::{LinkRates, NodeMessage};
 use proto::frame::Frame;
 use proto::{Epoch, NodeId};
 use session::Input as Told;
@@ -24,13 +25,17 @@ use super::desk::{Desk, Kicked};
 use super::facts::Fixed;
 use super::knocks::Knocks;
 use super::links::{Links, News};
-use super::planning::{Wish, make_plan};
+use super::planning::Wish;
 use super::post::{Post, Unsent};
 use super::serving::{Effect, Serving};
+use super::settings::HouseTiming;
 use super::state::{Act, Event, Household, Newcomer, PlanFailure};
+use super::survey::Survey;
 use crate::gateway::{Command, GatewayHousehold, Phase};
+use surveying::WantedPlan;
 
 mod owner;
+mod surveying;
 
 /// Pieces of news about frames that could not be sent.
 const UNSENT_MAX: usize = 64;
@@ -45,7 +50,7 @@ pub(super) struct Parts {
     pub household: Household,
     pub session: session::Config,
     pub fixed: Fixed,
-    pub drain: Duration,
+    pub timing: HouseTiming,
 }
 
 /// What the actor tells whoever started it, and is told.
@@ -64,6 +69,10 @@ enum Done {
     Planned {
         ticket: u64,
         result: Result<(Plan, Epoch), PlanFailure>,
+    },
+    Probed {
+        ticket: u64,
+        link: Result<LinkRates, String>,
     },
     Kicked {
         call: Call,
@@ -104,13 +113,19 @@ pub(super) struct Actor {
     /// What of the household was published last.
     published: Option<u64>,
     phase: Phase,
+    survey: Survey,
+    /// A plan that waits for links to be measured.
+    wanted: Option<WantedPlan>,
 }
 
 impl Actor {
     pub fn new(parts: Parts, strings: Strings) -> Self {
         let (links, news) = Links::new();
         let (unsent_out, unsent) = mpsc::channel(UNSENT_MAX);
+        let coordinator = parts.desk.endpoint.node_id().clone();
         Self {
+            survey: Survey::new(coordinator, parts.timing.survey_every),
+            wanted: None,
             post: Post::start(&parts.sockets.mesh, &unsent_out),
             serving: Serving::new(parts.session),
             parts,
@@ -157,6 +172,7 @@ impl Actor {
         let due = [
             self.parts.household.poll_timeout(),
             self.serving.session().poll_timeout(),
+            self.survey_timeout(),
         ];
         let due = due
             .into_iter()
@@ -200,7 +216,7 @@ impl Actor {
             Input::Done(done) => self.done(now, done),
             Input::Unsent(unsent) => self.unsent(now, unsent),
             Input::Shutdown => {
-                self.ends = Instant::now().checked_add(self.parts.drain);
+                self.ends = Instant::now().checked_add(self.parts.timing.drain);
                 self.parts.household.handle_input(now, Event::Drain);
             }
             Input::Time => {
@@ -224,6 +240,7 @@ impl Actor {
                 break;
             }
         }
+        self.survey(now);
         if self.published != Some(self.parts.household.revision()) {
             self.published = Some(self.parts.household.revision());
             self.publish(now);
@@ -260,7 +277,7 @@ impl Actor {
 
     fn act(&mut self, now: Duration, act: Act) {
         match act {
-            Act::Plan { ticket, nodes } => self.plan(ticket, nodes),
+            Act::Plan { ticket, nodes } => self.want_plan(now, ticket, nodes),
             Act::Send { link, message } => {
                 if let Err(error) = self.links.send(link, message) {
                     self.links.part(link);
@@ -274,14 +291,6 @@ impl Actor {
             Act::Peers(peers) => self.parts.sockets.mesh.set_peers(peers),
             Act::Session(input) => self.serving.input(now, input),
         }
-    }
-
-    fn plan(&mut self, ticket: u64, nodes: Vec<NodeFacts>) {
-        let (wish, store) = (Arc::clone(&self.parts.wish), self.parts.desk.store.clone());
-        self.tasks.spawn(async move {
-            let result = make_plan(wish, store, nodes).await;
-            Done::Planned { ticket, result }
-        });
     }
 
     fn effect(&mut self, now: Duration, effect: Effect) {
@@ -384,6 +393,10 @@ impl Actor {
 
     fn heard(&mut self, now: Duration, news: News) {
         let News { link, said } = news;
+        if let (Ok(NodeMessage::Measured(measured)), Some(node)) = (&said, self.links.node(link)) {
+            let (ticket, link) = (measured.ticket, measured.link.clone());
+            self.survey.measured(now, &node.clone(), ticket, link);
+        }
         match said {
             Ok(message) => self
                 .parts

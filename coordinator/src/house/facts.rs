@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::state::{Household, NodeState};
+use super::survey::{LinkEntry, Survey};
 use crate::gateway::Phase;
 use crate::store::Member;
 
@@ -123,6 +124,7 @@ impl StatusFacts {
 pub(super) struct NodesFacts {
     nodes: Vec<NodeEntry>,
     absent: Vec<AbsentEntry>,
+    links: Vec<LinkEntry>,
 }
 
 #[derive(Debug, Serialize)]
@@ -166,7 +168,7 @@ struct AbsentEntry {
 
 impl NodesFacts {
     /// The machines that are in; those that are not come with [`NodesFacts::with_members`].
-    pub fn of(now: Duration, household: &Household) -> Self {
+    pub fn of(now: Duration, household: &Household, survey: &Survey) -> Self {
         let nodes = household.nodes().map(|node| {
             let run = household.run();
             let stage =
@@ -213,6 +215,7 @@ impl NodesFacts {
         Self {
             nodes: nodes.collect(),
             absent: Vec::new(),
+            links: survey.entries(now),
         }
     }
 

@@ -89,6 +89,10 @@ pub struct HouseTiming {
     pub drain: Duration,
     /// First pause of a machine that failed to load; doubles with each failure.
     pub trouble: Duration,
+    /// A plan waits at most so long for links that were not measured yet.
+    pub survey: Duration,
+    /// Links are measured anew after this long.
+    pub survey_every: Duration,
     /// Timing of connections.
     pub transport: transport::Timing,
 }
@@ -103,6 +107,8 @@ impl Default for HouseTiming {
             leave: Duration::from_secs(8),
             drain: Duration::from_secs(10),
             trouble: Duration::from_secs(2),
+            survey: Duration::from_secs(2),
+            survey_every: Duration::from_secs(900),
             transport: transport::Timing::default(),
         }
     }

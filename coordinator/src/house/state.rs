@@ -357,6 +357,12 @@ impl Household {
         self.nodes.values()
     }
 
+    /// Where other machines find a machine that is in, and on which connection it is told something.
+    pub fn reach(&self, node: &NodeId) -> Option<(LinkId, Peer)> {
+        let node = self.nodes.get(node)?;
+        Some((node.link, node.peer(&self.rules.neighbours)))
+    }
+
     /// Whether a machine of the running epoch waits for [`Event::Idle`].
     pub fn wants_idle(&self) -> bool {
         matches!(

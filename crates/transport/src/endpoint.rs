@@ -21,6 +21,7 @@ use crate::identity::Identity;
 use crate::members::Members;
 use crate::mesh::{Mesh, MeshEvent};
 use crate::pairing::{Codes, PairingDesk, PairingRequest};
+use crate::probe::{self, Probes};
 use crate::tls::{self, Plane};
 use crate::tuning::{self, Path, Timing};
 
@@ -38,7 +39,7 @@ const CONTROL_QUEUE: usize = 64;
 pub enum Role {
     /// Control, data and pairing.
     Coordinator,
-    /// Data alone.
+    /// Data, and probes of links.
     Node,
 }
 
@@ -80,6 +81,7 @@ pub(crate) struct Shared {
     pub dialler: Dialler,
     pub members: Members,
     pub codes: Codes,
+    pub probes: Probes,
     pub tasks: TaskTracker,
     pub stop: CancellationToken,
 }
@@ -102,7 +104,7 @@ pub fn open(identity: &Identity, settings: Settings) -> Result<Sockets, Transpor
     let idle = settings.timing.check()?;
     let planes: &[Plane] = match settings.role {
         Role::Coordinator => &[Plane::Tensor, Plane::Control, Plane::Pairing],
-        Role::Node => &[Plane::Tensor],
+        Role::Node => &[Plane::Tensor, Plane::Probe],
     };
     let server = tls::server(identity, planes)?;
     let servers = [Path::Loopback, Path::Wire].map(|path| {
@@ -128,6 +130,7 @@ pub fn open(identity: &Identity, settings: Settings) -> Result<Sockets, Transpor
         },
         members: Members::new(),
         codes: Codes::default(),
+        probes: Probes::new(),
         tasks: TaskTracker::new(),
         stop: CancellationToken::new(),
     });
@@ -328,6 +331,7 @@ async fn lead(
             control.serve(shared, connection, node).await;
         }
         (Plane::Pairing, _, Some(desk)) => desk.serve(connection, node).await,
+        (Plane::Probe, None, _) => probe::answer(shared, connection, node).await,
         _ => {
             tracing::debug!(%address, %node, "a stranger was refused");
             CloseCode::NotMember.close(&connection, shared.members.refusal(&node));

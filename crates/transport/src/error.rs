@@ -289,3 +289,29 @@ pub enum SendError {
     #[error("the queue to {0} is full: it does not keep up")]
     Full(NodeId),
 }
+
+/// A link could not be measured.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum ProbeError {
+    /// The other side could not be reached.
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    /// It was broken off by the other side, or what came cannot be used.
+    #[error("the probe of the link to {node} broke off: {text}")]
+    Broken {
+        /// The other side.
+        node: NodeId,
+        /// What happened.
+        text: String,
+    },
+    /// Frames travel, and they go first.
+    #[error("the probe gave way to frames")]
+    GaveWay,
+    /// It took too long.
+    #[error("the probe took too long")]
+    Late,
+    /// Too many run here.
+    #[error("too many probes run on this device")]
+    Busy,
+}

@@ -6,7 +6,7 @@
 //!
 //! The one idea: a key proves who somebody is, membership decides what they may say. An unknown key gets the
 //! pairing protocol and nothing else; members get the control plane; the neighbours of the current plan get
-//! the data plane.
+//! the data plane; a node answers one probe of its link to a key that it was told to expect.
 
 mod control;
 mod dial;
@@ -18,6 +18,7 @@ mod invite;
 mod members;
 mod mesh;
 mod pairing;
+mod probe;
 mod tls;
 mod tuning;
 mod words;
@@ -25,7 +26,7 @@ mod words;
 pub use control::{ControlLink, ControlPeer, ControlReceiver, ControlSender};
 pub use discovery::{Announcement, Browser, DiscoveryError};
 pub use endpoint::{Endpoint, Role, Settings, Sockets, open};
-pub use error::{ControlError, DialError, PairError, SendError, TransportError};
+pub use error::{ControlError, DialError, PairError, ProbeError, SendError, TransportError};
 pub use identity::{Identity, IdentityError};
 pub use invite::{Invite, InviteError, Secret};
 pub use members::Members;
@@ -34,6 +35,7 @@ pub use pairing::{
     Codes, FailedCode, Found, PairingAnswer, PairingClaim, PairingRefusal, PairingRequest,
     ShortCode, ShortCodeError,
 };
+pub use probe::LinkSpeed;
 pub use proto::control::Peer;
 pub use tuning::Timing;
 pub use words::{CheckWords, CheckWordsError};

@@ -164,6 +164,7 @@ impl Mesh {
     /// # Errors
     /// When the node is not among the peers, or there is no link at the moment.
     pub async fn send(&self, to: &NodeId, frame: &Frame) -> Result<(), SendError> {
+        self.0.shared.probes.give_way();
         let queue = self.queue(to, frame.class())?;
         let frame = Bytes::from(frame.encode());
         let sent = queue.send(frame).await;
@@ -175,6 +176,7 @@ impl Mesh {
     /// # Errors
     /// As [`Mesh::send`], and when the queue is full.
     pub fn try_send(&self, to: &NodeId, frame: &Frame) -> Result<(), SendError> {
+        self.0.shared.probes.give_way();
         let queue = self.queue(to, frame.class())?;
         let place = queue.try_reserve().map_err(|error| match error {
             mpsc::error::TrySendError::Full(()) => SendError::Full(to.clone()),

@@ -5,8 +5,9 @@ use std::net::SocketAddr;
 
 use super::{
     Assign, Beat, CODE_BYTES_MAX, CacheType, ControlMessageError, CoordinatorMessage, Hello,
-    LABEL_BYTES_MAX, LEASE_MS_MAX, LoadFailed, LoadProgress, Loaded, NodeMessage, Offer, Owner,
-    PATH_BYTES_MAX, Peer, PeerLost, Refused, TEXT_BYTES_MAX, Welcome, wire,
+    LABEL_BYTES_MAX, LEASE_MS_MAX, LinkRates, LoadFailed, LoadProgress, Loaded, Measure, Measured,
+    NodeMessage, Offer, Owner, PATH_BYTES_MAX, Peer, PeerLost, RTT_S_MAX, Refused, TEXT_BYTES_MAX,
+    Welcome, wire,
 };
 use crate::groups::GroupSet;
 use crate::ids::{Epoch, NodeId};
@@ -245,8 +246,42 @@ impl TryFrom<wire::NodeMessage> for NodeMessage {
                 macs_per_s: rate("offer.macs_per_s", offer.macs_per_s)?,
                 paused: text("offer.paused", offer.paused, TEXT_BYTES_MAX)?,
             }),
+            Kind::Measured(measured) => NodeMessage::Measured(measured.try_into()?),
         })
     }
+}
+
+impl TryFrom<wire::Measured> for Measured {
+    type Error = ControlMessageError;
+
+    fn try_from(measured: wire::Measured) -> Checked<Self> {
+        let link = if measured.failure.is_empty() {
+            if !(measured.rtt_s > 0.0 && measured.rtt_s <= RTT_S_MAX) {
+                let expected = format!("seconds above 0, at most {RTT_S_MAX}");
+                return Err(wrong("measured.rtt_s", measured.rtt_s, expected));
+            }
+            Ok(LinkRates {
+                rtt_s: measured.rtt_s,
+                out_bytes_per_s: flow("measured.out_bytes_per_s", measured.out_bytes_per_s)?,
+                in_bytes_per_s: flow("measured.in_bytes_per_s", measured.in_bytes_per_s)?,
+            })
+        } else {
+            Err(text("measured.failure", measured.failure, TEXT_BYTES_MAX)?)
+        };
+        Ok(Measured {
+            ticket: measured.ticket,
+            node: node("measured.node", measured.node)?,
+            link,
+        })
+    }
+}
+
+/// A rate that something can be divided by.
+fn flow(field: &'static str, value: f64) -> Checked<f64> {
+    if value < 1.0 {
+        return Err(wrong(field, value, "at least 1 byte per second"));
+    }
+    rate(field, value)
 }
 
 impl TryFrom<wire::Hello> for Hello {
@@ -295,6 +330,11 @@ impl TryFrom<wire::CoordinatorMessage> for CoordinatorMessage {
             Kind::Kicked(kicked) => CoordinatorMessage::Kicked {
                 text: text("kicked.text", kicked.text, TEXT_BYTES_MAX)?,
             },
+            Kind::Measure(measure) => CoordinatorMessage::Measure(Measure {
+                ticket: measure.ticket,
+                peer: peer("measure.peer", some(measure.peer)?)?,
+                dial: measure.dial,
+            }),
         })
     }
 }

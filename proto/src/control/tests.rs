@@ -72,6 +72,18 @@ fn assign() -> Assign {
     }
 }
 
+fn measured() -> Measured {
+    Measured {
+        ticket: 8,
+        node: node("12D3KooWa"),
+        link: Ok(LinkRates {
+            rtt_s: 0.0003,
+            out_bytes_per_s: 1.1e8,
+            in_bytes_per_s: 1.2e8,
+        }),
+    }
+}
+
 #[test]
 fn what_an_assignment_says_of_groups_must_agree() {
     type Spoil = fn(&mut wire::Assign);
@@ -158,6 +170,11 @@ fn node_messages_survive_the_wire() {
             macs_per_s: 2e10,
             paused: "it runs on battery".into(),
         }),
+        NodeMessage::Measured(measured()),
+        NodeMessage::Measured(Measured {
+            link: Err("no answer".into()),
+            ..measured()
+        }),
     ];
     for message in messages {
         let bytes = wire::NodeMessage::from(message.clone()).encode_to_vec();
@@ -182,6 +199,14 @@ fn coordinator_messages_survive_the_wire() {
         CoordinatorMessage::Drain,
         CoordinatorMessage::Refused(refused),
         CoordinatorMessage::Kicked { text: "bye".into() },
+        CoordinatorMessage::Measure(Measure {
+            ticket: 8,
+            peer: Peer {
+                node: node("12D3KooWa"),
+                addresses: vec!["10.0.0.7:4000".parse().unwrap()],
+            },
+            dial: true,
+        }),
     ];
     for message in messages {
         let bytes = wire::CoordinatorMessage::from(message.clone()).encode_to_vec();
@@ -255,6 +280,35 @@ fn a_hello_out_of_bounds_is_refused_by_field() {
         change(&mut message);
         assert_eq!(Hello::try_from(message).unwrap_err().field, field);
     }
+}
+
+#[test]
+fn a_measured_link_out_of_bounds_is_refused_by_field() {
+    type Change = fn(&mut wire::Measured);
+    let table: [(&str, Change); 9] = [
+        ("measured.node", |m| m.node = "../..".into()),
+        ("measured.rtt_s", |m| m.rtt_s = 0.0),
+        ("measured.rtt_s", |m| m.rtt_s = f64::NAN),
+        ("measured.rtt_s", |m| m.rtt_s = RTT_S_MAX * 1.1),
+        ("measured.out_bytes_per_s", |m| m.out_bytes_per_s = 0.0),
+        ("measured.out_bytes_per_s", |m| m.out_bytes_per_s = f64::NAN),
+        ("measured.in_bytes_per_s", |m| m.in_bytes_per_s = -1.0),
+        ("measured.in_bytes_per_s", |m| {
+            m.in_bytes_per_s = f64::INFINITY
+        }),
+        ("measured.failure", |m| m.failure = "\u{1b}[2J".into()),
+    ];
+    for (field, change) in table {
+        let mut message = wire::Measured::from(measured());
+        change(&mut message);
+        assert_eq!(Measured::try_from(message).unwrap_err().field, field);
+    }
+    let silent = Measured {
+        link: Err(String::new()),
+        ..measured()
+    };
+    let back = Measured::try_from(wire::Measured::from(silent)).unwrap();
+    assert!(back.link.is_err(), "a failure without a reason stays one");
 }
 
 #[test]

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use super::{
-    Assign, CODE_BYTES_MAX, CacheType, CoordinatorMessage, Hello, LABEL_BYTES_MAX, NodeMessage,
-    Owner, Peer, Refused, TEXT_BYTES_MAX, wire,
+    Assign, CODE_BYTES_MAX, CacheType, CoordinatorMessage, Hello, LABEL_BYTES_MAX, Measured,
+    NodeMessage, Owner, Peer, Refused, TEXT_BYTES_MAX, wire,
 };
 use crate::groups::GroupSet;
 use crate::limits;
@@ -129,8 +129,36 @@ impl From<NodeMessage> for wire::NodeMessage {
                 macs_per_s: offer.macs_per_s,
                 paused: clip(&offer.paused, TEXT_BYTES_MAX),
             }),
+            NodeMessage::Measured(measured) => Kind::Measured(measured.into()),
         };
         Self { kind: Some(kind) }
+    }
+}
+
+impl From<Measured> for wire::Measured {
+    fn from(measured: Measured) -> Self {
+        let blank = Self {
+            ticket: measured.ticket,
+            node: measured.node.to_string(),
+            ..Self::default()
+        };
+        match measured.link {
+            Ok(link) => Self {
+                rtt_s: link.rtt_s,
+                out_bytes_per_s: link.out_bytes_per_s,
+                in_bytes_per_s: link.in_bytes_per_s,
+                ..blank
+            },
+            Err(failure) => {
+                let failure = clip(&failure, TEXT_BYTES_MAX);
+                let failure = if failure.is_empty() {
+                    "no reason was given".to_owned()
+                } else {
+                    failure
+                };
+                Self { failure, ..blank }
+            }
+        }
     }
 }
 
@@ -183,6 +211,11 @@ impl From<CoordinatorMessage> for wire::CoordinatorMessage {
             CoordinatorMessage::Refused(refused) => Kind::Refused(refused.into()),
             CoordinatorMessage::Kicked { text } => Kind::Kicked(wire::Kicked {
                 text: clip(&text, TEXT_BYTES_MAX),
+            }),
+            CoordinatorMessage::Measure(measure) => Kind::Measure(wire::Measure {
+                ticket: measure.ticket,
+                peer: Some(measure.peer.into()),
+                dial: measure.dial,
             }),
         };
         Self { kind: Some(kind) }

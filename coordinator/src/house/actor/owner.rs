@@ -75,7 +75,7 @@ impl Actor {
                 None => call.refuse(household.why_no_plan(now)),
             },
             Ask::Nodes {} => {
-                let facts = NodesFacts::of(now, household);
+                let facts = NodesFacts::of(now, household, &self.survey);
                 self.tasks.spawn(async move {
                     match desk.store.members().await {
                         Ok(members) => call.answer(&facts.with_members(members)),
@@ -150,6 +150,10 @@ impl Actor {
                 self.parts
                     .household
                     .handle_input(now, Event::Planned { ticket, result });
+            }
+            Done::Probed { ticket, link } => {
+                let own = self.parts.desk.endpoint.node_id().clone();
+                self.survey.measured(now, &own, ticket, link);
             }
             Done::Kicked {
                 call,

@@ -122,6 +122,8 @@ impl Household {
             NodeMessage::PeerLost(lost) => self.peer_lost(now, &id, lost),
             NodeMessage::Leave => self.leave(now, &id),
             NodeMessage::Offer(offer) => self.offered(now, &id, offer),
+            // The survey's, which has taken it before.
+            NodeMessage::Measured(_) => {}
         }
     }
 

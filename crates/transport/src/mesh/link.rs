@@ -1,5 +1,7 @@
 //! A connection that both sides have agreed on: two tasks a class move frames until one of them ends.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use proto::NodeId;
 use proto::frame::StreamClass;
@@ -9,6 +11,7 @@ use tokio::task::JoinSet;
 
 use super::MeshEvent;
 use super::streams::{self, FrameReader, STREAMS, StreamError};
+use crate::endpoint::Shared;
 use crate::error::{CloseCode, describe};
 
 /// Frames that wait to be sent: a token's frame has 8 KiB, a prompt chunk's some MiB.
@@ -92,13 +95,15 @@ impl Link {
         exits: Exits,
         node: &NodeId,
         events: &mpsc::Sender<MeshEvent>,
+        shared: &Arc<Shared>,
     ) -> Self {
         let mut tasks = JoinSet::new();
         for (stream, frames) in agreed.send.into_iter().zip(exits) {
             tasks.spawn(write(stream, frames));
         }
         for stream in agreed.recv {
-            tasks.spawn(read(stream, node.clone(), events.clone()));
+            let out = (node.clone(), events.clone());
+            tasks.spawn(read(stream, out, Arc::clone(shared)));
         }
         Self {
             connection: agreed.connection,
@@ -145,13 +150,18 @@ async fn write(mut stream: SendStream, mut frames: mpsc::Receiver<Bytes>) -> Str
     StreamError::Ended
 }
 
-async fn read(stream: RecvStream, from: NodeId, events: mpsc::Sender<MeshEvent>) -> StreamError {
+async fn read(
+    stream: RecvStream,
+    (from, events): (NodeId, mpsc::Sender<MeshEvent>),
+    shared: Arc<Shared>,
+) -> StreamError {
     let mut reader = FrameReader::new(stream);
     loop {
         let frame = match reader.next().await {
             Ok(frame) => frame,
             Err(error) => return error,
         };
+        shared.probes.give_way();
         let event = MeshEvent::Frame {
             from: from.clone(),
             frame,

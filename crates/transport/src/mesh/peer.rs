@@ -260,7 +260,7 @@ impl PeerTask {
         let (queues, exits) = link::queues();
         self.set_queues(Some(queues));
         self.tell(MeshEvent::Up(self.node.clone())).await;
-        let mut link = Link::start(agreed, exits, &self.node, &self.events);
+        let mut link = Link::start(agreed, exits, &self.node, &self.events, &self.shared);
         let end = loop {
             tokio::select! {
                 () = self.stop.cancelled() => break End::Stopped,

@@ -15,3 +15,4 @@ mod hostile;
 mod house;
 mod mesh;
 mod pairing;
+mod probe;

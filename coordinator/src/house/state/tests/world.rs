@@ -130,6 +130,7 @@ pub fn plan_of(nodes: &[NodeFacts], need: usize) -> Result<Plan, PlanFailure> {
         prediction: Prediction::default(),
         reasons: Vec::new(),
         left_out: Vec::new(),
+        links: Vec::new(),
     })
 }
 
@@ -318,6 +319,7 @@ impl World {
                     CoordinatorMessage::Drain => "drain".to_owned(),
                     CoordinatorMessage::Refused(r) => format!("refused {}", r.code),
                     CoordinatorMessage::Kicked { .. } => "kicked".to_owned(),
+                    CoordinatorMessage::Measure(_) => "measure".to_owned(),
                 };
                 format!("{message} to {}", of(link))
             }
