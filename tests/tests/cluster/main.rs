@@ -16,6 +16,6 @@ mod invites;
 mod lan;
 mod losses;
 mod models;
+mod pairing;
 mod spread;
 mod terms;
-mod pairing;

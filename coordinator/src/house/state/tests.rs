@@ -6,8 +6,8 @@ use super::*;
 use crate::gateway::Phase as Shown;
 
 mod faults;
-mod shares;
 mod offers;
+mod shares;
 mod world;
 use world::{GIB, World, hello, id, ms, plan_of, rules};
 
