@@ -545,7 +545,7 @@ fn a_machine_that_does_not_fit_is_refused_with_the_reason() {
         _ => None,
     });
     let text = refused.unwrap().text;
-    for expected in ["0.0.9", "77", env!("CARGO_PKG_VERSION"), "protocol 1"] {
+    for expected in ["0.0.9", "77", env!("CARGO_PKG_VERSION"), "protocol 2"] {
         assert!(text.contains(expected), "{text}");
     }
     assert_eq!(world.done(), ["refused protocol to link1", "part link1"]);
