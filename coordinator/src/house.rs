@@ -21,6 +21,7 @@ mod actor;
 mod addresses;
 mod desk;
 mod facts;
+mod library;
 mod links;
 mod planning;
 mod post;
@@ -36,6 +37,7 @@ use crate::store::Store;
 use actor::{Actor, Parts, Strings};
 use desk::Desk;
 use facts::Fixed;
+use library::Library;
 use planning::Wish;
 use state::{Household, ModelPlace, Rules};
 
@@ -93,6 +95,11 @@ pub async fn start(
         model_bytes: model.size_bytes,
     };
     let drain = settings.timing.drain;
+    let library = Arc::new(Library::new(
+        Arc::clone(&settings.model),
+        &settings.data_dir,
+    ));
+    endpoint.lend(Arc::clone(&library) as Arc<dyn transport::Lender>);
     let desk = Desk { store, endpoint };
     Ok(House::with(Parts {
         sockets,
@@ -100,6 +107,7 @@ pub async fn start(
         local,
         desk,
         household: Household::new(rules, last_epoch),
+        library,
         session: settings.session,
         fixed,
         drain,

@@ -12,19 +12,24 @@ use kernels::{Isa, Pool, WeightType};
 use proto::limits::NODE_NAME_MAX;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use shards::Store;
 use tokio::sync::mpsc;
 use transport::{Identity, Invite, Role, Settings, Timing};
 
 use crate::daemon::{self, Start};
+use crate::fetch::{Desk, Fetcher};
+use crate::hello::hello;
 use crate::household::Household;
+use crate::lend::StoreLender;
 use crate::measure::{self, Facts};
+use crate::shelf::{SharedFiles, Shelf};
 use crate::terms::Machine;
-use crate::worker::{Tools, Worker};
+use crate::worker::{Told, Tools, Worker};
 
 /// News of the computing thread that wait for the loop.
 const TOLD_MAX: usize = 64;
 /// Settings that the environment may give.
-const KNOWN: [&str; 7] = [
+const KNOWN: [&str; 9] = [
     "memory",
     "threads",
     "cores",
@@ -32,6 +37,8 @@ const KNOWN: [&str; 7] = [
     "data_dir",
     "coordinator",
     "kernels",
+    "store_limit",
+    "no_shared_files",
 ];
 
 #[derive(Debug, Parser)]
@@ -99,6 +106,14 @@ struct Join {
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     kernels: Option<String>,
+    /// Disk space for weights that come from other machines, such as 40GiB [default: half of what is free]
+    #[arg(long, value_name = "BYTES")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    store_limit: Option<String>,
+    /// Open no model file of this machine, even if it is the coordinator's: fetch what is needed
+    #[arg(long)]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    no_shared_files: bool,
     /// Measured speeds to use instead of measuring: {"read_bytes_per_s": N, "macs_per_s": N}
     #[arg(long, value_name = "FILE")]
     #[serde(skip)]
@@ -155,6 +170,9 @@ struct Merged {
     data_dir: Option<PathBuf>,
     coordinator: Option<String>,
     kernels: Option<String>,
+    store_limit: Option<String>,
+    #[serde(default)]
+    no_shared_files: bool,
 }
 
 /// The settings of `bench` after flags and environment were merged.
@@ -289,6 +307,23 @@ fn memory(wanted: Option<&str>) -> Result<u64, Failure> {
     Ok(bytes)
 }
 
+/// Where weights from other machines are kept in the data directory.
+const STORE_DIR: &str = "store";
+
+/// The store of this node, within the limit that the owner gave.
+fn store(dir: &std::path::Path, wanted: Option<&str>) -> Result<Store, Failure> {
+    let parsed = wanted.map(plan::size::parse_size).transpose();
+    let wanted = parsed.map_err(|e| Failure::Usage(format!("--store-limit: {e}")))?;
+    let store = Store::open(&dir.join(STORE_DIR), wanted.unwrap_or(u64::MAX))?;
+    Ok(match wanted {
+        Some(_) => store,
+        None => {
+            let limit = shards::default_limit(dir, store.held_bytes());
+            store.with_limit(limit)
+        }
+    })
+}
+
 /// The household to go to: that of the invite, or the one this machine knows.
 fn household(
     dir: &std::path::Path,
@@ -360,6 +395,7 @@ async fn join(flags: Join) -> Outcome {
     make_data_dir(&dir)?;
     let home = household(&dir, invite.as_ref(), merged.coordinator.as_deref())?;
     let local = Listener::bind(&dir).await?;
+    let store = Arc::new(store(&dir, merged.store_limit.as_deref())?);
     let facts = match &flags.facts {
         Some(path) => Facts::read(path).map_err(Failure::Usage)?,
         None => measure::cached(&dir, &exec, &cores, memory_bytes),
@@ -374,8 +410,15 @@ async fn join(flags: Join) -> Outcome {
     let sockets = transport::open(&identity, settings)?;
     pair(&sockets, &dir, &home, invite.as_ref(), &name).await?;
     let (told_in, told) = mpsc::channel(TOLD_MAX);
-    let hello = daemon::hello(name, &exec, memory_bytes, facts);
+    let files = if merged.no_shared_files {
+        SharedFiles::Never
+    } else {
+        SharedFiles::Try
+    };
+    let (shelf, desk) = shelf(files, store, &sockets.endpoint, &told_in);
+    let hello = hello(name, &exec, memory_bytes, facts);
     let tools = Tools {
+        shelf,
         exec,
         memory_bytes,
         mesh: sockets.mesh.clone(),
@@ -388,11 +431,39 @@ async fn join(flags: Join) -> Outcome {
         household: home,
         hello,
         worker,
+        desk,
         told,
         local,
         data_dir: dir,
     })
     .await
+}
+
+/// Where models come from, what is told to it, and what is lent out of it.
+fn shelf(
+    files: SharedFiles,
+    store: Arc<Store>,
+    endpoint: &transport::Endpoint,
+    told: &mpsc::Sender<Told>,
+) -> (Shelf, Desk) {
+    let (desk, news) = Desk::new(Arc::clone(&store));
+    endpoint.lend(Arc::new(StoreLender {
+        store: Arc::clone(&store),
+        lent: Arc::clone(&desk.lent),
+    }));
+    let fetcher = Fetcher {
+        endpoint: endpoint.clone(),
+        store,
+        news,
+        told: told.clone(),
+        runtime: tokio::runtime::Handle::current(),
+        fetched: Arc::clone(&desk.fetched),
+    };
+    let shelf = Shelf {
+        files,
+        fetcher: Some(fetcher),
+    };
+    (shelf, desk)
 }
 
 /// Redeems the invite, unless this machine belongs to that household already.

@@ -7,7 +7,11 @@
 pub mod cli;
 pub mod cores;
 pub mod daemon;
+pub mod fetch;
+pub mod hello;
 pub mod household;
+pub mod lend;
 pub mod measure;
+pub mod shelf;
 pub mod terms;
 pub mod worker;

@@ -3,17 +3,14 @@
 //! Never waits for a socket but to hand over a frame, never decides. A frame that has no business here is
 //! dropped; a step that cannot be run is answered with a fault, so that nobody waits for it.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use engine::{CacheSpec, Exec, Input, KvType, Poll, Slice, SliceSpec};
-use model::Checkpoint;
-use plan::{CacheBudget, LayerSpan, slice_bytes};
-use proto::control::{Assign, CacheType, LoadFailed, LoadProgress, Loaded, NodeMessage};
+use engine::{Exec, Input, Poll, Slice};
+use proto::control::{Assign, LoadFailed, Loaded, NodeMessage};
 use proto::frame::{CloseFrame, FaultFrame, Frame, RowsFrame, SamplesFrame};
 use proto::step::Step;
 use proto::{Epoch, NodeId, StepId};
@@ -21,10 +18,12 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use transport::Mesh;
 
+mod load;
+
+use crate::shelf::Shelf;
+
 /// Jobs that wait for the thread; more make the sender wait.
 const JOBS_MAX: usize = 1024;
-/// Bytes read between two reports of progress.
-const PROGRESS_BYTES: u64 = 64 << 20;
 
 /// Something for the thread to do.
 #[derive(Debug)]
@@ -89,6 +88,8 @@ pub enum GiveError {
 
 /// What the thread works with.
 pub struct Tools {
+    /// Opens the model, from a file of this machine or from shards that it fetches.
+    pub shelf: Shelf,
     /// Threads and instruction set.
     pub exec: Exec,
     /// The owner's allowance for weights, caches and scratch.
@@ -164,19 +165,6 @@ struct Bench {
     stage: Option<Stage>,
 }
 
-/// Why a slice could not be loaded: a stable code and words for a person.
-struct Refusal {
-    code: &'static str,
-    text: String,
-}
-
-fn refusal(code: &'static str, text: impl std::fmt::Display) -> Refusal {
-    Refusal {
-        code,
-        text: text.to_string(),
-    }
-}
-
 impl Bench {
     fn work(mut self, inbox: &Receiver<Job>) {
         while let Ok(job) = inbox.recv() {
@@ -233,97 +221,6 @@ impl Bench {
             }
         };
         self.tell(Told::Message(message));
-    }
-
-    fn slice(&self, assign: &Assign) -> Result<Slice, Refusal> {
-        let checkpoint = Checkpoint::open(Path::new(&assign.model_path))
-            .map_err(|e| refusal("model_unreadable", e))?;
-        let here = checkpoint.identity();
-        if (here.size_bytes, here.blake3) != (assign.model_bytes, assign.model_blake3) {
-            return Err(refusal(
-                "model_mismatch",
-                format_args!(
-                    "{} on this machine is not the coordinator's model: {} bytes here, {} there; copy the coordinator's files",
-                    assign.model_path, here.size_bytes, assign.model_bytes
-                ),
-            ));
-        }
-        self.check_memory(&checkpoint, assign)?;
-        checkpoint.release_heads();
-        let spec = SliceSpec {
-            embedding: assign.embedding,
-            layers: assign.layers.clone(),
-            groups: Vec::new(),
-            head: assign.head,
-        };
-        let kv = match assign.kv {
-            CacheType::F32 => KvType::F32,
-            CacheType::F16 => KvType::F16,
-            CacheType::Q8 => KvType::Q8,
-        };
-        let cache = CacheSpec {
-            kv,
-            pages: assign.pages,
-            slots: assign.slots,
-        };
-        let exec = self.tools.exec.clone();
-        let slice = Slice::load(Arc::new(checkpoint), &spec, cache, exec)
-            .map_err(|e| refusal("slice", e))?;
-        self.read(&slice, assign.epoch);
-        slice.unchanged().map_err(|e| refusal("model_changed", e))?;
-        Ok(slice)
-    }
-
-    fn check_memory(&self, checkpoint: &Checkpoint, assign: &Assign) -> Result<(), Refusal> {
-        let span = LayerSpan {
-            first_layer: assign.layers.start,
-            end_layer: assign.layers.end,
-            embedding: assign.embedding,
-            head: assign.head,
-        };
-        let kv = match assign.kv {
-            CacheType::F32 => plan::KvType::F32,
-            CacheType::F16 => plan::KvType::F16,
-            CacheType::Q8 => plan::KvType::Q8,
-        };
-        let budget = CacheBudget {
-            kv,
-            pages: assign.pages,
-            slots: assign.slots,
-            chunk_rows: assign.chunk_rows,
-        };
-        let needed = slice_bytes(&checkpoint.facts(), &span, &budget)
-            .map_err(|e| refusal("slice", e))?
-            .total();
-        if needed > self.tools.memory_bytes {
-            return Err(refusal(
-                "memory",
-                format_args!(
-                    "layers {} to {} need {needed} bytes with their caches, this machine gives {}; raise --memory or take more machines",
-                    assign.layers.start, assign.layers.end, self.tools.memory_bytes
-                ),
-            ));
-        }
-        Ok(())
-    }
-
-    /// Reads the slice's weights, telling how far it is.
-    fn read(&self, slice: &Slice, epoch: Epoch) {
-        let total_bytes = slice.footprint().mapped_bytes;
-        let mut done_bytes = 0u64;
-        let mut told = 0u64;
-        slice.prefault(&mut |bytes| {
-            done_bytes = done_bytes.saturating_add(bytes);
-            if done_bytes.saturating_sub(told) >= PROGRESS_BYTES {
-                told = done_bytes;
-                let progress = LoadProgress {
-                    epoch,
-                    done_bytes,
-                    total_bytes,
-                };
-                self.tell(Told::Message(NodeMessage::Load(progress)));
-            }
-        });
     }
 
     fn frame(&mut self, from: &NodeId, frame: Frame) {

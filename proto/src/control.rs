@@ -12,7 +12,10 @@ use thiserror::Error;
 use crate::ids::{Epoch, NodeId};
 
 mod check;
+mod weights;
 mod write;
+
+pub use weights::{Held, Source, Sources, Wares};
 
 /// The version of the control messages that this program speaks.
 pub const CONTROL_PROTOCOL: u32 = 1;
@@ -60,6 +63,10 @@ pub enum NodeMessage {
     PeerLost(PeerLost),
     /// The node wants to go and asks to be drained.
     Leave,
+    /// The node has not got the model of this epoch and asks where its shards are.
+    Seek(Epoch),
+    /// What the node can lend.
+    Held(Held),
 }
 
 /// What a node is and what it offers.
@@ -169,6 +176,10 @@ pub enum CoordinatorMessage {
         /// Why.
         text: String,
     },
+    /// Where the shards of an epoch's model are.
+    Sources(Sources),
+    /// To whom the node may lend; replaces what was said before.
+    Lend(Vec<NodeId>),
 }
 
 /// A lease.

@@ -22,6 +22,7 @@ use transport::{ControlPeer, MeshEvent, PairingRequest, Sockets};
 
 use super::desk::{Desk, Kicked};
 use super::facts::Fixed;
+use super::library::Library;
 use super::links::{Links, News};
 use super::planning::{Wish, make_plan};
 use super::post::{Post, Unsent};
@@ -42,6 +43,7 @@ pub(super) struct Parts {
     pub desk: Desk,
     pub wish: Arc<Wish>,
     pub household: Household,
+    pub library: Arc<Library>,
     pub session: session::Config,
     pub fixed: Fixed,
     pub drain: Duration,
@@ -64,6 +66,7 @@ enum Done {
         ticket: u64,
         result: Result<(Plan, Epoch), PlanFailure>,
     },
+    Catalogued(Result<[u8; 32], String>),
     Kicked {
         call: Call,
         result: Result<Kicked, String>,
@@ -268,6 +271,7 @@ impl Actor {
             }
             Act::Part { link } => self.links.part(link),
             Act::Peers(peers) => self.parts.sockets.mesh.set_peers(peers),
+            Act::Catalogue => self.catalogue(),
             Act::Session(input) => self.serving.input(now, input),
         }
     }
@@ -277,6 +281,21 @@ impl Actor {
         self.tasks.spawn(async move {
             let result = make_plan(wish, store, nodes).await;
             Done::Planned { ticket, result }
+        });
+    }
+
+    /// Makes the catalogue off the async threads.
+    fn catalogue(&mut self) {
+        let library = Arc::clone(&self.parts.library);
+        self.tasks.spawn(async move {
+            let made = tokio::task::spawn_blocking(move || library.catalogue()).await;
+            Done::Catalogued(match made {
+                Ok(Ok(catalogue)) => Ok(catalogue),
+                Ok(Err(error)) => Err(format!("the coordinator cannot give it away: {error}")),
+                Err(error) => Err(format!(
+                    "the coordinator broke off making its catalogue ({error}); please report this"
+                )),
+            })
         });
     }
 

@@ -13,6 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::bulk::Lending;
 use crate::control::{ControlPeer, ControlServer};
 use crate::dial::Dialler;
 use crate::error::{CloseCode, TransportError, describe};
@@ -35,9 +36,9 @@ const CONTROL_QUEUE: usize = 64;
 /// Which planes are offered to those who dial.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// Control, data and pairing.
+    /// Control, data, bulk and pairing.
     Coordinator,
-    /// Data alone.
+    /// Data and bulk.
     Node,
 }
 
@@ -78,6 +79,7 @@ pub(crate) struct Shared {
     pub local: SocketAddr,
     pub dialler: Dialler,
     pub members: Members,
+    pub lending: Lending,
     pub tasks: TaskTracker,
     pub stop: CancellationToken,
 }
@@ -99,8 +101,8 @@ struct Routes {
 pub fn open(identity: &Identity, settings: Settings) -> Result<Sockets, TransportError> {
     let idle = settings.timing.check()?;
     let planes: &[Plane] = match settings.role {
-        Role::Coordinator => &[Plane::Tensor, Plane::Control, Plane::Pairing],
-        Role::Node => &[Plane::Tensor],
+        Role::Coordinator => &[Plane::Tensor, Plane::Control, Plane::Pairing, Plane::Bulk],
+        Role::Node => &[Plane::Tensor, Plane::Bulk],
     };
     let server = tls::server(identity, planes)?;
     let servers = [Path::Loopback, Path::Wire].map(|path| {
@@ -125,6 +127,7 @@ pub fn open(identity: &Identity, settings: Settings) -> Result<Sockets, Transpor
             idle,
         },
         members: Members::new(),
+        lending: Lending::new(),
         tasks: TaskTracker::new(),
         stop: CancellationToken::new(),
     });
@@ -285,6 +288,9 @@ async fn lead(
         (Plane::Tensor, _, _) => routes.mesh.incoming(&node, connection),
         (Plane::Control, Some(control), _) if shared.members.contains(&node) => {
             control.serve(shared, connection, node).await;
+        }
+        (Plane::Bulk, ..) if shared.lending.admits(shared, &node) => {
+            shared.lending.serve(shared, connection, node).await;
         }
         (Plane::Pairing, _, Some(desk)) => pairing::serve(desk, connection, node).await,
         _ => {

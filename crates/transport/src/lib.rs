@@ -6,8 +6,9 @@
 //!
 //! The one idea: a key proves who somebody is, membership decides what they may say. An unknown key gets the
 //! pairing protocol and nothing else; members get the control plane; the neighbours of the current plan get
-//! the data plane.
+//! the data plane. Those whom the daemon names may borrow weights, beside all of these.
 
+mod bulk;
 mod control;
 mod dial;
 mod endpoint;
@@ -20,6 +21,7 @@ mod pairing;
 mod tls;
 mod tuning;
 
+pub use bulk::{BulkAnswer, BulkLink, BulkTransferError, Lender};
 pub use control::{ControlLink, ControlPeer, ControlReceiver, ControlSender};
 pub use endpoint::{Endpoint, Role, Settings, Sockets, open};
 pub use error::{ControlError, DialError, PairError, SendError, TransportError};

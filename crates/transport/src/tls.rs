@@ -19,6 +19,7 @@ pub(crate) enum Plane {
     Control,
     Tensor,
     Pairing,
+    Bulk,
 }
 
 impl Plane {
@@ -27,11 +28,12 @@ impl Plane {
             Plane::Control => b"hearth-ctl/1",
             Plane::Tensor => b"hearth-tensor/1",
             Plane::Pairing => b"hearth-pair/1",
+            Plane::Bulk => b"hearth-bulk/1",
         }
     }
 
     fn from_alpn(name: &[u8]) -> Option<Self> {
-        [Plane::Control, Plane::Tensor, Plane::Pairing]
+        [Plane::Control, Plane::Tensor, Plane::Pairing, Plane::Bulk]
             .into_iter()
             .find(|plane| plane.alpn() == name)
     }

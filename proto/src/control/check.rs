@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use super::weights;
 use super::{
     Assign, Beat, CODE_BYTES_MAX, CacheType, ControlMessageError, CoordinatorMessage, Hello,
     LABEL_BYTES_MAX, LEASE_MS_MAX, LoadFailed, LoadProgress, Loaded, NodeMessage, PAIRING_PROTOCOL,
@@ -10,9 +11,13 @@ use super::{
 use crate::ids::{Epoch, NodeId};
 use crate::limits;
 
-type Checked<T> = Result<T, ControlMessageError>;
+pub(super) type Checked<T> = Result<T, ControlMessageError>;
 
-fn wrong(field: &'static str, got: impl ToString, expected: impl ToString) -> ControlMessageError {
+pub(super) fn wrong(
+    field: &'static str,
+    got: impl ToString,
+    expected: impl ToString,
+) -> ControlMessageError {
     ControlMessageError {
         field,
         got: got.to_string().chars().take(80).collect(),
@@ -21,7 +26,7 @@ fn wrong(field: &'static str, got: impl ToString, expected: impl ToString) -> Co
 }
 
 /// Text without control characters (they could drive a terminal); line breaks are allowed.
-fn text(field: &'static str, value: String, max: usize) -> Checked<String> {
+pub(super) fn text(field: &'static str, value: String, max: usize) -> Checked<String> {
     if value.len() > max {
         let got = format!("{} bytes long", value.len());
         return Err(wrong(field, got, format!("at most {max} bytes")));
@@ -56,7 +61,7 @@ fn rate(field: &'static str, value: f64) -> Checked<f64> {
     }
 }
 
-fn node(field: &'static str, value: String) -> Checked<NodeId> {
+pub(super) fn node(field: &'static str, value: String) -> Checked<NodeId> {
     NodeId::new(value).map_err(|error| wrong(field, error, "a node id"))
 }
 
@@ -85,7 +90,7 @@ fn addresses(field: &'static str, values: &[String]) -> Checked<Vec<SocketAddr>>
         .collect()
 }
 
-fn peer(field: &'static str, value: wire::Peer) -> Checked<Peer> {
+pub(super) fn peer(field: &'static str, value: wire::Peer) -> Checked<Peer> {
     Ok(Peer {
         node: node(field, value.node)?,
         addresses: addresses(field, &value.addresses)?,
@@ -138,6 +143,8 @@ impl TryFrom<wire::NodeMessage> for NodeMessage {
                 text: text("peer_lost.text", lost.text, TEXT_BYTES_MAX)?,
             }),
             Kind::Leave(wire::Leave {}) => NodeMessage::Leave,
+            Kind::Seek(seek) => NodeMessage::Seek(Epoch(seek.epoch)),
+            Kind::Held(held) => NodeMessage::Held(weights::held(held)?),
         })
     }
 }
@@ -184,6 +191,8 @@ impl TryFrom<wire::CoordinatorMessage> for CoordinatorMessage {
             },
             Kind::Drain(wire::Drain {}) => CoordinatorMessage::Drain,
             Kind::Refused(refused) => CoordinatorMessage::Refused(refusal(refused)?),
+            Kind::Sources(message) => CoordinatorMessage::Sources(weights::sources(message)?),
+            Kind::Lend(message) => CoordinatorMessage::Lend(weights::lend(message)?),
             Kind::Kicked(kicked) => CoordinatorMessage::Kicked {
                 text: text("kicked.text", kicked.text, TEXT_BYTES_MAX)?,
             },

@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 
+use super::weights;
 use super::{
     Assign, CODE_BYTES_MAX, CacheType, CoordinatorMessage, Hello, LABEL_BYTES_MAX, NodeMessage,
     PAIRING_PROTOCOL, PairReply, PairRequest, Peer, Refused, TEXT_BYTES_MAX, wire,
@@ -10,7 +11,7 @@ use super::{
 use crate::limits;
 
 /// At most `max` bytes, cut between characters, control characters replaced.
-fn clip(text: &str, max: usize) -> String {
+pub(super) fn clip(text: &str, max: usize) -> String {
     let mut clipped = String::new();
     for c in text.chars() {
         let c = if c.is_control() && c != '\n' { ' ' } else { c };
@@ -90,6 +91,8 @@ impl From<NodeMessage> for wire::NodeMessage {
                 text: clip(&lost.text, TEXT_BYTES_MAX),
             }),
             NodeMessage::Leave => Kind::Leave(wire::Leave {}),
+            NodeMessage::Seek(epoch) => Kind::Seek(wire::Seek { epoch: epoch.0 }),
+            NodeMessage::Held(held) => Kind::Held(held.into()),
         };
         Self { kind: Some(kind) }
     }
@@ -141,6 +144,8 @@ impl From<CoordinatorMessage> for wire::CoordinatorMessage {
             CoordinatorMessage::Kicked { text } => Kind::Kicked(wire::Kicked {
                 text: clip(&text, TEXT_BYTES_MAX),
             }),
+            CoordinatorMessage::Sources(sources) => Kind::Sources(sources.into()),
+            CoordinatorMessage::Lend(nodes) => Kind::Lend(weights::lend_to(&nodes)),
         };
         Self { kind: Some(kind) }
     }

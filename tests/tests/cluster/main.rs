@@ -15,3 +15,4 @@ mod invites;
 mod lan;
 mod losses;
 mod models;
+mod weights;

@@ -96,6 +96,10 @@ impl Actor {
                     .household
                     .handle_input(now, Event::Planned { ticket, result });
             }
+            Done::Catalogued(result) => self
+                .parts
+                .household
+                .handle_input(now, Event::Catalogued(result)),
             Done::Kicked {
                 call,
                 result: Err(text),

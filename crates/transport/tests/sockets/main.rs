@@ -9,6 +9,7 @@
 )]
 
 mod admission;
+mod bulk;
 mod control;
 mod hostile;
 mod house;
