@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 use command::Outcome;
 
-use crate::commands::{demo, invite, kick, nodes, plan, serve, status, stop};
+use crate::commands::{approve, demo, invite, kick, model, nodes, plan, serve, status, stop};
 
 #[derive(Debug, Parser)]
 #[command(
@@ -31,12 +31,16 @@ enum Command {
     Demo(demo::Flags),
     /// Print an invite for one machine
     Invite(invite::Flags),
+    /// Let a device in that asks on this screen
+    Approve(approve::Flags),
     /// Show what the running service does
     Status(status::Flags),
     /// List the machines of the household
     Nodes(nodes::Flags),
     /// Show what runs where, and why
     Plan(plan::Flags),
+    /// Fetch models from a hub, list them, delete them
+    Model(model::Flags),
     /// Remove a machine from the household
     Kick(kick::Flags),
     /// Let the running service finish its answers and end
@@ -59,9 +63,11 @@ pub(crate) fn run() -> Outcome {
             Command::Serve(flags) => serve::run(*flags).await,
             Command::Demo(flags) => demo::run(flags).await,
             Command::Invite(flags) => invite::run(flags).await,
+            Command::Approve(flags) => approve::run(flags).await,
             Command::Status(flags) => status::run(flags).await,
             Command::Nodes(flags) => nodes::run(flags).await,
             Command::Plan(flags) => plan::run(flags).await,
+            Command::Model(flags) => model::run(flags).await,
             Command::Kick(flags) => kick::run(flags).await,
             Command::Stop(flags) => stop::run(flags).await,
         }

@@ -1,8 +1,10 @@
 //! The commands, one a file, and what several of them need: the running service's address, the model, the service itself.
 
+pub(crate) mod approve;
 pub(crate) mod demo;
 pub(crate) mod invite;
 pub(crate) mod kick;
+pub(crate) mod model;
 pub(crate) mod nodes;
 pub(crate) mod plan;
 pub(crate) mod serve;

@@ -15,12 +15,13 @@ use plan::{KvType, Plan};
 use proto::{NodeId, control};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use transport::{Endpoint, Identity, Invite, Role, Sockets};
+use transport::{Announcement, Endpoint, Identity, Invite, Role, Sockets};
 
 mod actor;
 mod addresses;
 mod desk;
 mod facts;
+mod knocks;
 mod library;
 mod links;
 mod planning;
@@ -29,6 +30,7 @@ mod rate;
 mod serving;
 mod settings;
 mod state;
+mod survey;
 
 pub use settings::{HouseError, HouseSettings, HouseTiming, PlanChoice};
 
@@ -51,6 +53,8 @@ const END_DEADLINE: Duration = Duration::from_secs(3);
 /// A running household. Dropping it ends it at once; [`House::shutdown`] ends it well.
 #[derive(Debug)]
 pub struct House {
+    /// Ends before the socket does.
+    announcement: Option<Announcement>,
     endpoint: Endpoint,
     desk: Desk,
     plan: watch::Receiver<Option<Arc<Plan>>>,
@@ -94,14 +98,19 @@ pub async fn start(
         model_path: model.path,
         model_bytes: model.size_bytes,
     };
-    let drain = settings.timing.drain;
+    let timing = settings.timing;
+    let announcement = announce(&settings, endpoint.local_addr());
     let library = Arc::new(Library::new(
         Arc::clone(&settings.model),
         &settings.data_dir,
     ));
     endpoint.lend(Arc::clone(&library) as Arc<dyn transport::Lender>);
-    let desk = Desk { store, endpoint };
-    Ok(House::with(Parts {
+    let desk = Desk {
+        store,
+        endpoint,
+        announced: announcement.is_some(),
+    };
+    let mut house = House::with(Parts {
         sockets,
         gateway,
         local,
@@ -110,7 +119,7 @@ pub async fn start(
         library,
         session: settings.session,
         fixed,
-        drain,
+        timing,
         wish: Arc::new(Wish {
             model: settings.model.facts(),
             choice: settings.plan,
@@ -118,13 +127,26 @@ pub async fn start(
             kv: settings.kv,
             sequences: settings.sequences,
         }),
-    }))
+    });
+    house.announcement = announcement;
+    Ok(house)
+}
+
+/// Tells the network where the household is. One that cannot be announced is found by its invites' addresses.
+fn announce(settings: &HouseSettings, mesh: SocketAddr) -> Option<Announcement> {
+    if !settings.discovery {
+        return None;
+    }
+    Announcement::start(mesh).unwrap_or_else(|error| {
+        tracing::warn!(%error, "machines have to be told where this household is");
+        None
+    })
 }
 
 /// Opens the socket with the members known from its first moment: a member that is turned away once stays away.
 async fn open_mesh(settings: &HouseSettings, store: &Store) -> Result<Sockets, HouseError> {
     let identity = Identity::load_or_create(&settings.data_dir.join(KEY_FILE))?;
-    let members = store.members().await?;
+    let (members, removed) = (store.members().await?, store.removed().await?);
     let sockets = transport::open(
         &identity,
         transport::Settings {
@@ -134,7 +156,7 @@ async fn open_mesh(settings: &HouseSettings, store: &Store) -> Result<Sockets, H
         },
     )?;
     let known = members.into_iter().map(|member| member.node);
-    sockets.endpoint.members().replace(known);
+    sockets.endpoint.members().replace(known, removed);
     Ok(sockets)
 }
 
@@ -175,6 +197,7 @@ fn model_place(settings: &HouseSettings) -> Result<ModelPlace, HouseError> {
         path: text.to_owned(),
         size_bytes: identity.size_bytes,
         blake3: identity.blake3,
+        facts: settings.model.facts(),
     })
 }
 
@@ -201,10 +224,11 @@ impl House {
             stop_asked: stop_out,
             shutdown: told,
         };
-        let (desk, drain) = (parts.desk.clone(), parts.drain);
+        let (desk, drain) = (parts.desk.clone(), parts.timing.drain);
         let endpoint = desk.endpoint.clone();
         tracing::info!(mesh = %endpoint.local_addr(), node = %endpoint.node_id(), "the household is open");
         Self {
+            announcement: None,
             endpoint,
             desk,
             plan,
@@ -251,6 +275,7 @@ impl House {
 
     /// Lets running answers end within their deadline, tells the machines, and closes everything.
     pub async fn shutdown(mut self) {
+        self.announcement = None;
         self.shutdown.send_replace(true);
         let deadline = self.drain.saturating_add(END_DEADLINE);
         match tokio::time::timeout(deadline, &mut self.actor).await {

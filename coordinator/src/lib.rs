@@ -6,5 +6,6 @@
 pub mod gateway;
 pub mod house;
 pub mod http;
+pub mod models;
 pub mod store;
 mod text;

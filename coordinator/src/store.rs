@@ -10,10 +10,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use proto::{Epoch, NodeId, limits};
-use rusqlite::{
-    Connection, ErrorCode, OptionalExtension, Transaction, TransactionBehavior, params,
-};
+use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior, params};
 use thiserror::Error;
+
+use admission::{admit, forget_closed, has_room, redeem};
 
 /// Name of the file in the data directory.
 pub const FILE_NAME: &str = "coordinator.db";
@@ -21,10 +21,8 @@ pub const FILE_NAME: &str = "coordinator.db";
 const SCHEMA: i64 = 1;
 /// Marks the file as ours: `Hrth`.
 const APPLICATION: i64 = 0x4872_7468;
-/// Invites that were used or have expired are remembered so long, so that whoever comes late hears why.
-const CLOSED_INVITE_S: i64 = 7 * 24 * 3600;
-/// Closed invites that are remembered at most.
-const CLOSED_INVITES_MAX: i64 = 1024;
+/// Former members that are told why they are refused.
+const REMOVED_MAX: i64 = 1024;
 
 const TABLES: &str = "
     CREATE TABLE household (
@@ -284,7 +282,48 @@ impl Store {
         .await
     }
 
-    /// Ends a membership for good. False if there was none.
+    /// Admits a machine that its owner has approved. False if there is no room.
+    ///
+    /// # Errors
+    /// When the file cannot be used: then nothing has happened.
+    pub async fn admit(
+        &self,
+        node: NodeId,
+        name: String,
+        now_unix_s: i64,
+    ) -> Result<bool, StoreError> {
+        self.change(move |t| {
+            let room = has_room(t, &node)?;
+            if room {
+                admit(t, &node, &name, now_unix_s)?;
+            }
+            Ok(room)
+        })
+        .await
+    }
+
+    /// Keys that were members and are none any more, the latest first, at most [`REMOVED_MAX`].
+    ///
+    /// # Errors
+    /// When the file cannot be used.
+    pub async fn removed(&self) -> Result<Vec<NodeId>, StoreError> {
+        self.change(|t| {
+            let mut rows = t.prepare(
+                "SELECT node_id FROM members WHERE removed_at IS NOT NULL ORDER BY removed_at DESC LIMIT ?1",
+            )?;
+            let mut rows = rows.query([REMOVED_MAX])?;
+            let mut removed = Vec::new();
+            while let Some(row) = rows.next()? {
+                let node: String = row.get(0)?;
+                removed.push(NodeId::new(node).map_err(|error| Trouble::Content(error.to_string()))?);
+            }
+            Ok(removed)
+        })
+        .await
+    }
+
+    /// Ends a membership for good, and withdraws every open invite: whoever is put out may have seen one. False if there
+    /// was no such member.
     ///
     /// # Errors
     /// When the file cannot be used: then it is a member still.
@@ -294,6 +333,12 @@ impl Store {
                 "UPDATE members SET removed_at = ?2 WHERE node_id = ?1 AND removed_at IS NULL",
                 params![node.as_str(), now_unix_s],
             )?;
+            if removed > 0 {
+                t.execute(
+                    "UPDATE invites SET expires_at = ?1 WHERE used_at IS NULL AND expires_at > ?1",
+                    [now_unix_s],
+                )?;
+            }
             Ok(removed > 0)
         })
         .await
@@ -396,59 +441,6 @@ fn epoch_of(stored: i64) -> Result<Epoch, Trouble> {
         .map_err(|_| Trouble::Content(format!("the epoch is {stored}, expected 0 or more")))
 }
 
-/// Keeps the table of invites small.
-fn forget_closed(transaction: &Transaction<'_>, now_unix_s: i64) -> Result<(), Trouble> {
-    let long_ago = now_unix_s.saturating_sub(CLOSED_INVITE_S);
-    transaction.execute(
-        "DELETE FROM invites WHERE coalesce(used_at, expires_at) < ?1",
-        [long_ago],
-    )?;
-    transaction.execute(
-        "DELETE FROM invites WHERE fingerprint IN (
-            SELECT fingerprint FROM invites WHERE used_at IS NOT NULL OR expires_at <= ?1
-            ORDER BY coalesce(used_at, expires_at) DESC LIMIT -1 OFFSET ?2)",
-        [now_unix_s, CLOSED_INVITES_MAX],
-    )?;
-    Ok(())
-}
-
-fn redeem(
-    transaction: &Transaction<'_>,
-    bearer: &Bearer,
-    now_unix_s: i64,
-) -> Result<Redeemed, Trouble> {
-    let invite: Option<(i64, Option<i64>)> = transaction
-        .query_row(
-            "SELECT expires_at, used_at FROM invites WHERE fingerprint = ?1",
-            [bearer.fingerprint],
-            |row| Ok((row.get(0)?, row.get(1)?)),
-        )
-        .optional()?;
-    match invite {
-        None => return Ok(Redeemed::Unknown),
-        Some((_, Some(_))) => return Ok(Redeemed::Used),
-        Some((expires_at, None)) if expires_at <= now_unix_s => return Ok(Redeemed::Expired),
-        Some(_) => {}
-    }
-    let others: i64 = transaction.query_row(
-        "SELECT count(*) FROM members WHERE removed_at IS NULL AND node_id <> ?1",
-        [bearer.node.as_str()],
-        |row| row.get(0),
-    )?;
-    if usize::try_from(others).unwrap_or(usize::MAX) >= limits::NODES_MAX {
-        return Ok(Redeemed::Full);
-    }
-    transaction.execute(
-        "UPDATE invites SET used_at = ?2, used_by = ?3 WHERE fingerprint = ?1",
-        params![bearer.fingerprint, now_unix_s, bearer.node.as_str()],
-    )?;
-    transaction.execute(
-        "INSERT INTO members (node_id, name, joined_at) VALUES (?1, ?2, ?3)
-         ON CONFLICT (node_id) DO UPDATE SET name = ?2, joined_at = ?3, removed_at = NULL",
-        params![bearer.node.as_str(), bearer.name, now_unix_s],
-    )?;
-    Ok(Redeemed::Admitted)
-}
-
+mod admission;
 #[cfg(test)]
 mod tests;

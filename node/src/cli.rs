@@ -1,6 +1,8 @@
 //! The commands of `node`.
 
-use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
+mod service;
+mod terms;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -12,30 +14,33 @@ use kernels::{Isa, Pool, WeightType};
 use proto::limits::NODE_NAME_MAX;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use shards::Store;
 use tokio::sync::mpsc;
-use transport::{Identity, Invite, Role, Settings, Timing};
+use transport::Identity;
 
-use crate::daemon::{self, Start};
-use crate::fetch::{Desk, Fetcher};
+use crate::daemon::{self, Making, Owner, Start};
+use crate::entry::{self, Search};
 use crate::hello::hello;
-use crate::household::Household;
-use crate::lend::StoreLender;
 use crate::measure::{self, Facts};
-use crate::shelf::{SharedFiles, Shelf};
-use crate::terms::Machine;
-use crate::worker::{Told, Tools, Worker};
+use crate::seek::Seeker;
+use crate::shelf::{self, SharedFiles};
+use crate::terms::given::Given;
+use crate::terms::{Machine, probe};
+use crate::worker::{Tools, Worker};
 
 /// News of the computing thread that wait for the loop.
 const TOLD_MAX: usize = 64;
 /// Settings that the environment may give.
-const KNOWN: [&str; 9] = [
+const KNOWN: [&str; 13] = [
     "memory",
     "threads",
+    "hours",
+    "battery",
+    "while_used",
     "cores",
     "name",
     "data_dir",
     "coordinator",
+    "discovery",
     "kernels",
     "store_limit",
     "no_shared_files",
@@ -46,7 +51,7 @@ const KNOWN: [&str; 9] = [
     name = "node",
     version,
     about = "Runs a part of the household's model on this machine",
-    after_help = "Examples:\n  node join hearth://12D3.../...   pair with the invite that `coordinator invite` printed, and stay\n  node join                        come back to the household this machine was paired with\n  node status                      what this machine does\n  node leave                       hand the work over and stop"
+    after_help = "Examples:\n  node join 384-219                pair with the code that `coordinator invite` shows, and stay\n  node join                        come back to the household this machine was paired with\n  node status                      what this machine does\n  node pause                       give the memory back and stay a member\n  node set --hours 22:00-07:00     when and how much this machine gives\n  node leave                       hand the work over and stop"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -57,7 +62,7 @@ struct Cli {
 enum Command {
     /// Pair if needed, then stay and serve
     #[command(
-        after_help = "Examples:\n  node join hearth://12D3.../...\n  node join --memory 8GiB --threads 4 --name den\n  node join --coordinator 192.168.1.10:7411\n\nEvery setting can also stand in the environment (HEARTH_MEMORY=8GiB) or in the file given with --config."
+        after_help = "Examples:\n  node join                         list the households of the network and ask which\n  node join 384-219\n  node join hearth://12D3.../...\n  node join --ask\n  node join --memory 8GiB --threads 4 --name den\n  node join --coordinator 192.168.1.10:7411\n\nEvery setting can also stand in the environment (HEARTH_MEMORY=8GiB) or in the file given with --config."
     )]
     Join(Box<Join>),
     /// Show what the node on this machine does
@@ -66,6 +71,25 @@ enum Command {
     /// Hand the work over, stop the node that runs on this machine; it can join again later
     #[command(after_help = "Example:\n  node leave")]
     Leave(Local),
+    /// Change what this machine gives and when; kept over restarts, and no answer breaks off for it
+    #[command(
+        after_help = "Examples:\n  node set --memory 4GiB --threads 2\n  node set --hours 22:00-07:00,12:00-13:00\n  node set --battery no --while-used 600"
+    )]
+    Set(terms::Set),
+    /// Give the memory back within seconds and stay a member, until `node resume`
+    #[command(after_help = "Example:\n  node pause")]
+    Pause(Local),
+    /// Take part again after `node pause`
+    #[command(after_help = "Example:\n  node resume")]
+    Resume(Local),
+    /// Keep this node running by systemd, launchd or the Windows task scheduler
+    #[command(
+        after_help = "Examples:\n  node install-service            for you; needs no root\n  node install-service --print    show the file and write nothing\n  sudo node install-service --system --data-dir /var/lib/hearth"
+    )]
+    InstallService(service::Install),
+    /// Stop that service and remove its file
+    #[command(after_help = "Example:\n  node uninstall-service")]
+    UninstallService(service::Uninstall),
     /// Measure what this machine's kernels reach
     #[command(
         after_help = "Examples:\n  node bench                        the two speeds that plans are made from, and the limits\n  node bench --full                 every type of weights\n  node bench --cores 0,2-3 --json"
@@ -75,9 +99,14 @@ enum Command {
 
 #[derive(Debug, Args, Serialize)]
 struct Join {
-    /// Invite URL from `coordinator invite`; not needed on a machine that was paired before
+    /// Short code or URL from `coordinator invite`; not needed on a machine that was paired before
+    #[arg(value_name = "CODE|URL")]
     #[serde(skip)]
     invite: Option<String>,
+    /// Ask on the coordinator's screen instead: its owner says `coordinator approve`
+    #[arg(long)]
+    #[serde(skip)]
+    ask: bool,
     /// Memory for weights, caches and scratch, such as 8GiB [default: min(75 % of all, available - 2 GiB)]
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -86,6 +115,18 @@ struct Join {
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     threads: Option<usize>,
+    /// Hours in which it serves, by the local clock, such as 22:00-07:00,12:00-13:00 [default: always]
+    #[arg(long, value_name = "RANGES")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hours: Option<String>,
+    /// Whether it serves on battery: yes or no [default: yes]
+    #[arg(long, value_name = "yes|no")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    battery: Option<String>,
+    /// Whether it serves while somebody is at it: yes, no, or after so many seconds without a touch [default: yes]
+    #[arg(long, value_name = "yes|no|SECONDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    while_used: Option<String>,
     /// Cores that the computing threads stay on, such as 0,2-3 (Linux only) [default: any]
     #[arg(long, value_name = "LIST")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -98,10 +139,14 @@ struct Join {
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     data_dir: Option<PathBuf>,
-    /// Where the coordinator is, if it moved
+    /// Where the coordinator is, where it is not found by itself
     #[arg(long, value_name = "HOST:PORT")]
     #[serde(skip_serializing_if = "Option::is_none")]
     coordinator: Option<String>,
+    /// Whether the coordinator is looked for on the network by multicast DNS: on or off [default: on]
+    #[arg(long, value_name = "on|off")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    discovery: Option<String>,
     /// Instruction set: auto, scalar, avx2, avx512 or neon; all give the same answers
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -159,16 +204,22 @@ struct Bench {
 }
 
 /// The settings of `join` after all layers were merged.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Merged {
     memory: Option<String>,
     threads: Option<usize>,
+    hours: Option<String>,
+    #[serde(default, deserialize_with = "terms::seconds_or_word")]
+    battery: Option<String>,
+    #[serde(default, deserialize_with = "terms::seconds_or_word")]
+    while_used: Option<String>,
     #[serde(default, deserialize_with = "crate::cores::setting")]
     cores: Option<String>,
     name: Option<String>,
     data_dir: Option<PathBuf>,
     coordinator: Option<String>,
+    discovery: Option<String>,
     kernels: Option<String>,
     store_limit: Option<String>,
     #[serde(default)]
@@ -195,6 +246,11 @@ pub fn run() -> Outcome {
         Command::Bench(bench) => self::bench(&bench),
         Command::Join(flags) => runtime()?.block_on(join(*flags)),
         Command::Status(local) => runtime()?.block_on(ask(local, "status")),
+        Command::Set(set) => runtime()?.block_on(terms::set(set)),
+        Command::Pause(local) => runtime()?.block_on(terms::pause(local)),
+        Command::Resume(local) => runtime()?.block_on(terms::resume(local)),
+        Command::InstallService(install) => service::install(&install),
+        Command::UninstallService(uninstall) => service::uninstall(&uninstall),
         Command::Leave(local) => runtime()?.block_on(ask(local, "leave")),
     }
 }
@@ -216,13 +272,19 @@ async fn ask(local: Local, what: &str) -> Outcome {
         println!("left the household; `node join` brings this machine back");
         return Ok(());
     }
-    for (key, value) in answer.as_object().into_iter().flatten() {
+    show(&answer);
+    Ok(())
+}
+
+/// What a node says of itself, one line for each fact that there is.
+fn show(answer: &serde_json::Value) {
+    let facts = answer.as_object().into_iter().flatten();
+    for (key, value) in facts.filter(|(_, value)| !value.is_null()) {
         let text = value
             .as_str()
             .map_or_else(|| value.to_string(), str::to_owned);
         println!("{key:15} {text}");
     }
-    Ok(())
 }
 
 /// The number of computing threads: as asked, else one for each chosen core, else one for each physical core.
@@ -292,13 +354,9 @@ fn name(wanted: Option<String>) -> Result<String, Failure> {
     Ok(name)
 }
 
-fn memory(wanted: Option<&str>) -> Result<u64, Failure> {
-    let bytes = match wanted {
-        Some(text) => {
-            plan::size::parse_size(text).map_err(|e| Failure::Usage(format!("--memory: {e}")))?
-        }
-        None => Machine::look().default_memory_bytes(),
-    };
+/// Memory to offer: as said, else what this machine can spare.
+fn memory(said: Option<u64>) -> Result<u64, Failure> {
+    let bytes = said.unwrap_or_else(|| Machine::look().default_memory_bytes());
     if bytes == 0 {
         return Err(Failure::Failed(
             "this machine has no memory to spare: less than 2 GiB are available; close programs or say --memory".to_owned(),
@@ -307,116 +365,75 @@ fn memory(wanted: Option<&str>) -> Result<u64, Failure> {
     Ok(bytes)
 }
 
-/// Where weights from other machines are kept in the data directory.
-const STORE_DIR: &str = "store";
-
-/// The store of this node, within the limit that the owner gave.
-fn store(dir: &std::path::Path, wanted: Option<&str>) -> Result<Store, Failure> {
-    let parsed = wanted.map(plan::size::parse_size).transpose();
-    let wanted = parsed.map_err(|e| Failure::Usage(format!("--store-limit: {e}")))?;
-    let store = Store::open(&dir.join(STORE_DIR), wanted.unwrap_or(u64::MAX))?;
-    Ok(match wanted {
-        Some(_) => store,
-        None => {
-            let limit = shards::default_limit(dir, store.held_bytes());
-            store.with_limit(limit)
-        }
-    })
-}
-
-/// The household to go to: that of the invite, or the one this machine knows.
-fn household(
-    dir: &std::path::Path,
-    invite: Option<&Invite>,
-    moved: Option<&str>,
-) -> Result<Household, Failure> {
-    let known = Household::load(dir)?;
-    let mut home = match (invite, known) {
-        (Some(invite), _) => Household {
-            coordinator: invite.coordinator.clone(),
-            addresses: invite.addresses.clone(),
-        },
-        (None, Some(known)) => known,
-        (None, None) => {
-            return Err(Failure::Usage(
-                "this machine belongs to no household yet: run `coordinator invite` on the coordinator and give its URL here: node join hearth://...".to_owned(),
-            ));
-        }
-    };
-    if let Some(place) = moved {
-        let found = place.to_socket_addrs().map_err(|e| {
-            Failure::Usage(format!(
-                "--coordinator {place}: {e}; HOST:PORT was expected, such as 192.168.1.10:7411"
-            ))
-        })?;
-        home.addresses.splice(0..0, found);
-        home.addresses.truncate(proto::limits::ADDRESSES_MAX);
+/// Whether the network may be asked, and where households are looked for.
+fn search<'a>(
+    coordinator: Option<&'a str>,
+    discovery: Option<&str>,
+) -> Result<Search<'a>, Failure> {
+    match (coordinator, discovery) {
+        (Some(place), _) => Ok(Search::At(place)),
+        (None, None | Some("on")) => Ok(Search::Network),
+        (None, Some("off")) => Ok(Search::Off),
+        (None, Some(other)) => Err(Failure::Usage(format!(
+            "--discovery {other} came; on or off was expected"
+        ))),
     }
-    Ok(home)
-}
-
-fn parse_invite(text: &str) -> Result<Invite, Failure> {
-    let short_code = text.chars().all(|c| c.is_ascii_digit() || c == '-');
-    if short_code {
-        return Err(Failure::Usage(format!(
-            "'{text}' looks like a short code; this version pairs by URL: give the hearth://... line that `coordinator invite` printed"
-        )));
-    }
-    text.parse()
-        .map_err(|e| Failure::Usage(format!("invite: {e}")))
-}
-
-/// Only a household on this very machine is reached over loopback alone.
-fn bind_address(home: &Household) -> SocketAddr {
-    let local = home.addresses.iter().all(|a| a.ip().is_loopback());
-    let ip = if local {
-        Ipv4Addr::LOCALHOST
-    } else {
-        Ipv4Addr::UNSPECIFIED
-    };
-    SocketAddr::from((ip, 0))
 }
 
 async fn join(flags: Join) -> Outcome {
     let merged: Merged = layered(&flags, flags.config.as_deref(), &KNOWN)?;
+    let said: Merged = layered(&flags, None, &KNOWN)?;
     let dir = merged
         .data_dir
         .clone()
         .unwrap_or_else(|| default_data_dir("node"));
-    let invite = flags.invite.as_deref().map(parse_invite).transpose()?;
+    let right = entry::read_right(flags.invite.as_deref(), flags.ask)?;
+    let search = search(merged.coordinator.as_deref(), merged.discovery.as_deref())?;
+    let below = terms::words(&merged)?;
     let name = name(merged.name)?;
-    let memory_bytes = memory(merged.memory.as_deref())?;
+    let said = terms::words(&said)?;
     let cores = cores(merged.cores.as_deref())?;
+    make_data_dir(&dir)?;
+    let kept = Given::load(&dir)?;
+    let given = said.over(kept.clone());
+    let wanted = given.clone().over(below.clone());
+    let memory_bytes = memory(wanted.memory_bytes)?;
     let exec = exec(
-        merged.threads,
+        wanted.threads,
         &cores,
         merged.kernels.as_deref().unwrap_or("auto"),
     )?;
-    make_data_dir(&dir)?;
-    let home = household(&dir, invite.as_ref(), merged.coordinator.as_deref())?;
     let local = Listener::bind(&dir).await?;
-    let store = Arc::new(store(&dir, merged.store_limit.as_deref())?);
-    let facts = match &flags.facts {
-        Some(path) => Facts::read(path).map_err(Failure::Usage)?,
-        None => measure::cached(&dir, &exec, &cores, memory_bytes),
+    let store = Arc::new(shelf::store(&dir, merged.store_limit.as_deref())?);
+    if given != kept {
+        given.save(&dir)?;
+    }
+    let entry = entry::find(&dir, right, search).await?;
+    let told_facts = flags.facts.as_deref().map(Facts::read).transpose();
+    let told_facts = told_facts.map_err(Failure::Usage)?;
+    let facts = told_facts.unwrap_or_else(|| measure::cached(&dir, &exec, &cores, memory_bytes));
+    let making = Making {
+        isa: exec.isa,
+        cores,
+        facts: told_facts,
     };
+    let situation = probe::look(&wanted.terms()).await;
+    let owner = Owner::new(given, below, situation, making);
     let identity = Identity::load_or_create(&dir.join("node.key"))?;
-    let timing = Timing::default();
-    let settings = Settings {
-        bind: bind_address(&home),
-        role: Role::Node,
-        timing,
-    };
-    let sockets = transport::open(&identity, settings)?;
-    pair(&sockets, &dir, &home, invite.as_ref(), &name).await?;
+    let sockets = entry::open(&identity, &entry.home.addresses)?;
+    entry::come_in(&entry, &sockets, &dir, &name).await?;
+    let home = entry.home;
+    let may_seek = merged.discovery.as_deref() != Some("off");
+    let seeker = Seeker::new(may_seek && !entry::is_on_this_machine(&home.addresses));
     let (told_in, told) = mpsc::channel(TOLD_MAX);
     let files = if merged.no_shared_files {
         SharedFiles::Never
     } else {
         SharedFiles::Try
     };
-    let (shelf, desk) = shelf(files, store, &sockets.endpoint, &told_in);
-    let hello = hello(name, &exec, memory_bytes, facts);
+    let (shelf, desk) = shelf::shelf(files, store, &sockets.endpoint, &told_in);
+    let mut hello = hello(name, &exec, memory_bytes, facts);
+    owner.duty().reason().clone_into(&mut hello.paused);
     let tools = Tools {
         shelf,
         exec,
@@ -429,60 +446,16 @@ async fn join(flags: Join) -> Outcome {
     daemon::run(Start {
         sockets,
         household: home,
+        seeker,
         hello,
         worker,
         desk,
         told,
         local,
+        owner,
         data_dir: dir,
     })
     .await
-}
-
-/// Where models come from, what is told to it, and what is lent out of it.
-fn shelf(
-    files: SharedFiles,
-    store: Arc<Store>,
-    endpoint: &transport::Endpoint,
-    told: &mpsc::Sender<Told>,
-) -> (Shelf, Desk) {
-    let (desk, news) = Desk::new(Arc::clone(&store));
-    endpoint.lend(Arc::new(StoreLender {
-        store: Arc::clone(&store),
-        lent: Arc::clone(&desk.lent),
-    }));
-    let fetcher = Fetcher {
-        endpoint: endpoint.clone(),
-        store,
-        news,
-        told: told.clone(),
-        runtime: tokio::runtime::Handle::current(),
-        fetched: Arc::clone(&desk.fetched),
-    };
-    let shelf = Shelf {
-        files,
-        fetcher: Some(fetcher),
-    };
-    (shelf, desk)
-}
-
-/// Redeems the invite, unless this machine belongs to that household already.
-async fn pair(
-    sockets: &transport::Sockets,
-    dir: &std::path::Path,
-    home: &Household,
-    invite: Option<&Invite>,
-    name: &str,
-) -> Outcome {
-    let known = Household::load(dir)?.is_some_and(|h| h.coordinator == home.coordinator);
-    if let Some(invite) = invite
-        && !known
-    {
-        sockets.endpoint.pair(invite, name).await?;
-        tracing::info!(coordinator = %invite.coordinator, "paired");
-    }
-    home.save(dir)?;
-    Ok(())
 }
 
 #[cfg(test)]
@@ -499,9 +472,12 @@ mod tests {
     #[test]
     fn wrong_words_are_usage_errors() {
         for failed in [
-            parse_invite("384-219").map(|_| ()),
-            parse_invite("http://x").map(|_| ()),
-            memory(Some("many")).map(|_| ()),
+            search(None, Some("maybe")).map(|_| ()),
+            terms::words(&Merged {
+                memory: Some("many".to_owned()),
+                ..Merged::default()
+            })
+            .map(|_| ()),
             threads(Some(0), &[]).map(|_| ()),
             cores(Some("3-1")).map(|_| ()),
             name(Some("a\nb".to_owned())).map(|_| ()),
@@ -510,22 +486,5 @@ mod tests {
         ] {
             assert!(matches!(failed, Err(Failure::Usage(_))), "{failed:?}");
         }
-        let dir = tempfile::tempdir().unwrap();
-        let nowhere = household(dir.path(), None, None);
-        assert!(matches!(nowhere, Err(Failure::Usage(_))));
-    }
-
-    #[test]
-    fn a_household_on_this_machine_is_not_offered_to_the_network() {
-        let home = |address: &str| Household {
-            coordinator: proto::NodeId::new("a").unwrap(),
-            addresses: vec![address.parse().unwrap()],
-        };
-        assert!(bind_address(&home("127.0.0.1:7411")).ip().is_loopback());
-        assert!(
-            bind_address(&home("192.168.1.2:7411"))
-                .ip()
-                .is_unspecified()
-        );
     }
 }

@@ -7,21 +7,26 @@ use std::time::{Duration, Instant};
 
 use command::local::Listener;
 use command::{Failure, Outcome};
-use proto::NodeId;
 use proto::control::{Assign, Beat, CoordinatorMessage, Hello, Loaded, NodeMessage, PeerLost};
-use serde::Serialize;
 use tokio::sync::mpsc;
 use transport::{ControlError, ControlLink, MeshEvent, Peer, Sockets};
 
 use crate::fetch::Desk;
 use crate::household::Household;
+use crate::probing::Probing;
+use crate::seek::Seeker;
 use crate::terms::Machine;
+use crate::terms::duty::Duty;
 use crate::worker::{Job, Told, Worker};
+
+mod owner;
+mod terms;
+
+pub use owner::Status;
+pub use terms::{Change, Making, Owner};
 
 const RETRY_MIN: Duration = Duration::from_millis(200);
 const RETRY_MAX: Duration = Duration::from_secs(5);
-/// How long a leaving node waits for the coordinator to let it go.
-const LEAVE_WAIT: Duration = Duration::from_secs(10);
 
 /// What the loop is started with.
 pub struct Start {
@@ -29,6 +34,8 @@ pub struct Start {
     pub sockets: Sockets,
     /// The household it belongs to.
     pub household: Household,
+    /// Finds the coordinator when it has moved.
+    pub seeker: Seeker,
     /// How it introduces itself.
     pub hello: Hello,
     /// The computing thread.
@@ -39,41 +46,10 @@ pub struct Start {
     pub told: mpsc::Receiver<Told>,
     /// The owner's socket.
     pub local: Listener,
+    /// What the owner wants of this machine.
+    pub owner: Owner,
     /// Where the household is remembered.
     pub data_dir: PathBuf,
-}
-
-/// What `node status` prints.
-#[derive(Debug, Clone, Serialize)]
-pub struct Status {
-    /// This machine's name.
-    pub name: String,
-    /// This machine's key.
-    pub node: NodeId,
-    /// The household's coordinator.
-    pub coordinator: NodeId,
-    /// `connecting`, `idle`, `loading`, `serving` or `leaving`.
-    pub phase: &'static str,
-    /// First layer and one past the last, while a slice is assigned.
-    pub layers: Option<[u32; 2]>,
-    /// The owner's allowance.
-    pub memory_bytes: u64,
-    /// Weights that are read and mapped.
-    pub resident_bytes: u64,
-    /// Steps computed.
-    pub steps: u64,
-    /// Rows computed.
-    pub rows: u64,
-    /// Sequences that are open here.
-    pub sequences: u64,
-    /// Bytes of shards kept on this machine's disk, at most `store_limit_bytes`.
-    pub store_bytes: u64,
-    /// What the owner gives them.
-    pub store_limit_bytes: u64,
-    /// Bytes of shards and catalogues that came from other members.
-    pub fetched_bytes: u64,
-    /// Bytes of shards and catalogues that other members got from here.
-    pub lent_bytes: u64,
 }
 
 /// Why the loop ends.
@@ -93,6 +69,7 @@ struct Daemon {
     retry: Duration,
     beat: Duration,
     next_beat: Instant,
+    probing: Probing,
 }
 
 type Attached = Result<ControlLink, ControlError>;
@@ -113,7 +90,9 @@ pub async fn run(start: Start) -> Outcome {
         retry: RETRY_MIN,
         beat: Duration::from_secs(1),
         next_beat: Instant::now(),
+        probing: Probing::new(),
     };
+    daemon.start.seeker.begin();
     daemon.dial(&attached_in, Duration::ZERO);
     let end = loop {
         if let Some(end) = daemon.turn(&mut attached, &attached_in).await {
@@ -154,7 +133,7 @@ async fn asked_to_stop() {
 
 impl Daemon {
     /// Dials the coordinator after a pause, in a task of its own that sends one result.
-    fn dial(&self, result: &mpsc::Sender<Attached>, after: Duration) {
+    fn dial(&mut self, result: &mpsc::Sender<Attached>, after: Duration) {
         let endpoint = self.start.sockets.endpoint.clone();
         let peer = self.coordinator();
         let (hello, result) = (self.start.hello.clone(), result.clone());
@@ -182,7 +161,9 @@ impl Daemon {
                 Err(error) => self.lost(&error, again),
             },
             Some(told) = self.start.told.recv() => self.told_by_worker(told).await,
+            news = terms::news(&mut self.start.owner) => self.looked_after(news, again),
             Some(result) = attached.recv() => self.attached(result, again),
+            Some(measured) = self.probing.next() => self.send(NodeMessage::Measured(measured)),
             Some(call) = self.start.local.next() => self.owner(call).await,
             () = asked_to_stop(), if self.leaving.is_none() => {
                 tracing::info!("stopping: telling the coordinator");
@@ -197,6 +178,7 @@ impl Daemon {
             Ok(link) => {
                 tracing::info!(coordinator = %link.remote, "connected to the household");
                 self.retry = RETRY_MIN;
+                self.start.seeker.end();
                 self.remember(link.remote);
                 self.link = Some(link);
                 None
@@ -232,6 +214,7 @@ impl Daemon {
             return Some(End::Left);
         }
         tracing::warn!(%error, "connection to the coordinator lost; trying again");
+        self.start.seeker.begin();
         self.dial(again, self.retry);
         None
     }
@@ -244,7 +227,9 @@ impl Daemon {
                 for message in self.start.desk.held() {
                     self.send(message);
                 }
-                return self.send_beat();
+                // The hello was written when this connection was asked for.
+                let end = self.tell_offer();
+                return end.or_else(|| self.send_beat());
             }
             CoordinatorMessage::Sources(sources) => {
                 self.start.desk.found(sources, self.coordinator());
@@ -254,6 +239,9 @@ impl Daemon {
             CoordinatorMessage::Release { epoch } => {
                 let failed = self.release(epoch);
                 return failed.or_else(|| self.leaving.is_some().then_some(End::Left));
+            }
+            CoordinatorMessage::Measure(asked) => {
+                self.probing.asked(&self.start.sockets.endpoint, asked);
             }
             CoordinatorMessage::Drain => tracing::info!("the coordinator is stopping"),
             CoordinatorMessage::Refused(refused) => {
@@ -279,22 +267,27 @@ impl Daemon {
         let home = &self.start.household;
         Peer {
             node: home.coordinator.clone(),
-            addresses: home.addresses.clone(),
+            addresses: self.start.seeker.addresses(&home.addresses),
         }
     }
 
     fn assign(&mut self, assign: Assign) -> Option<End> {
+        if matches!(self.start.owner.duty(), Duty::Pause(_)) {
+            return self.refuse_assignment(assign.epoch);
+        }
         tracing::info!(
             epoch = assign.epoch.0,
             first = assign.layers.start,
             end = assign.layers.end,
+            foreign = assign.foreign.len(),
+            head_blocks = assign.head_blocks.len(),
             "loading layers"
         );
         let mut peers = vec![Peer {
             node: assign.coordinator.clone(),
             addresses: self.start.household.addresses.clone(),
         }];
-        peers.extend(assign.previous.iter().chain(&assign.next).cloned());
+        peers.extend(assign.neighbours().cloned());
         self.start.sockets.mesh.set_peers(peers);
         self.loaded = false;
         self.unlinked = None;
@@ -312,7 +305,9 @@ impl Daemon {
             self.loaded = false;
             self.start.sockets.mesh.set_peers(Vec::new());
         }
-        self.give(Job::Release(epoch))
+        let end = self.give(Job::Release(epoch));
+        self.layers_given_back();
+        end
     }
 
     /// A job that is lost would leave the household waiting, so this node rather ends and is planned around.
@@ -358,12 +353,11 @@ impl Daemon {
         }
     }
 
-    /// Tells the coordinator that the slice is ready, once the links to both neighbours carry frames.
+    /// Tells the coordinator that the slice is ready, once the links to all neighbours carry frames.
     fn report_loaded(&mut self) -> Option<End> {
         let mesh = &self.start.sockets.mesh;
         let assign = self.assigned.as_ref()?;
-        let mut neighbours = assign.previous.iter().chain(&assign.next).map(|p| &p.node);
-        if !neighbours.all(|node| mesh.is_up(node)) {
+        if !assign.neighbours().all(|peer| mesh.is_up(&peer.node)) {
             return None;
         }
         let loaded = self
@@ -397,75 +391,6 @@ impl Daemon {
             busy_us: of(&c.busy_us),
         };
         self.send(NodeMessage::Beat(beat))
-    }
-
-    fn status(&self) -> Status {
-        let (c, desk) = (&self.start.worker.counters, &self.start.desk);
-        let phase = match (&self.leaving, &self.link, &self.assigned) {
-            (Some(_), ..) => "leaving",
-            (None, None, _) => "connecting",
-            (None, Some(_), None) => "idle",
-            (None, Some(_), Some(_)) if self.loaded => "serving",
-            _ => "loading",
-        };
-        Status {
-            name: self.start.hello.name.clone(),
-            node: self.start.sockets.endpoint.node_id().clone(),
-            coordinator: self.start.household.coordinator.clone(),
-            phase,
-            layers: self
-                .assigned
-                .as_ref()
-                .map(|a| [a.layers.start, a.layers.end]),
-            memory_bytes: self.start.hello.memory_bytes,
-            resident_bytes: c.resident_bytes.load(Ordering::Relaxed),
-            steps: c.steps.load(Ordering::Relaxed),
-            rows: c.rows.load(Ordering::Relaxed),
-            sequences: c.sequences.load(Ordering::Relaxed),
-            store_bytes: desk.store.held_bytes(),
-            store_limit_bytes: desk.store.limit(),
-            fetched_bytes: desk.fetched.load(Ordering::Relaxed),
-            lent_bytes: desk.lent.load(Ordering::Relaxed),
-        }
-    }
-
-    async fn owner(&mut self, call: command::local::Call) -> Option<End> {
-        let asked = call
-            .request
-            .get("do")
-            .and_then(|v| v.as_str())
-            .map(str::to_owned);
-        match asked.as_deref() {
-            Some("status") => {
-                call.answer(&self.status());
-                None
-            }
-            Some("leave") if self.leaving.is_some() => {
-                call.refuse("this node is leaving already");
-                None
-            }
-            Some("leave") => self.leave(Some(call)).await,
-            other => {
-                call.refuse(format!(
-                    "unknown request {other:?}; status and leave are known"
-                ));
-                None
-            }
-        }
-    }
-
-    /// Tells the coordinator and waits until it lets this node go.
-    async fn leave(&mut self, call: Option<command::local::Call>) -> Option<End> {
-        self.leaving = Some((Instant::now() + LEAVE_WAIT, call));
-        match &self.link {
-            None => Some(End::Left),
-            Some(link) => link
-                .sender
-                .send(NodeMessage::Leave)
-                .await
-                .err()
-                .map(|_| End::Left),
-        }
     }
 
     async fn stop(mut self) {

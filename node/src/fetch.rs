@@ -135,8 +135,16 @@ fn needed(assign: &Assign, catalogue: &Catalogue) -> Vec<usize> {
     catalogue.pick(|unit| match unit {
         Unit::Base => true,
         Unit::Embedding => assign.embedding,
-        Unit::Trunk(layer) | Unit::Group { layer, .. } => assign.layers.contains(&layer),
-        Unit::Head(_) => assign.head || (tied && assign.embedding),
+        Unit::Trunk(layer) => assign.layers.contains(&layer),
+        Unit::Group { layer, group } => {
+            let own = assign.layers.contains(&layer) && !assign.given_groups(layer).contains(group);
+            let foreign = assign.foreign.get(&layer);
+            own || foreign.is_some_and(|groups| groups.contains(group))
+        }
+        Unit::Head(block) => {
+            let own = assign.head && !assign.given_blocks().contains(block);
+            own || assign.head_blocks.contains(block) || (tied && assign.embedding)
+        }
     })
 }
 

@@ -22,5 +22,6 @@ pub fn hello(
         read_bytes_per_s: facts.read_bytes_per_s,
         macs_per_s: facts.macs_per_s,
         addresses: Vec::new(),
+        paused: String::new(),
     }
 }

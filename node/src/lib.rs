@@ -7,11 +7,16 @@
 pub mod cli;
 pub mod cores;
 pub mod daemon;
+pub mod entry;
 pub mod fetch;
+pub mod files;
 pub mod hello;
 pub mod household;
 pub mod lend;
 pub mod measure;
+mod probing;
+pub mod seek;
+pub mod service;
 pub mod shelf;
 pub mod terms;
 pub mod worker;

@@ -3,11 +3,16 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use command::Failure;
 use model::Checkpoint;
 use proto::control::Assign;
-use shards::Image;
+use shards::{Image, Store};
+use tokio::sync::mpsc;
+use transport::Endpoint;
 
-use crate::fetch::Fetcher;
+use crate::fetch::{Desk, Fetcher};
+use crate::lend::StoreLender;
+use crate::worker::Told;
 
 /// Why a slice could not be loaded: a stable code and words for a person.
 #[derive(Debug)]
@@ -112,4 +117,48 @@ impl Shelf {
         }
         Ok(checkpoint)
     }
+}
+
+/// Where weights from other machines are kept in the data directory.
+const STORE_DIR: &str = "store";
+
+/// The store of this node, within the limit that the owner gave.
+pub(crate) fn store(dir: &std::path::Path, wanted: Option<&str>) -> Result<Store, Failure> {
+    let parsed = wanted.map(plan::size::parse_size).transpose();
+    let wanted = parsed.map_err(|e| Failure::Usage(format!("--store-limit: {e}")))?;
+    let store = Store::open(&dir.join(STORE_DIR), wanted.unwrap_or(u64::MAX))?;
+    Ok(match wanted {
+        Some(_) => store,
+        None => {
+            let limit = shards::default_limit(dir, store.held_bytes());
+            store.with_limit(limit)
+        }
+    })
+}
+
+/// Where models come from, what is told to it, and what is lent out of it.
+pub(crate) fn shelf(
+    files: SharedFiles,
+    store: Arc<Store>,
+    endpoint: &Endpoint,
+    told: &mpsc::Sender<Told>,
+) -> (Shelf, Desk) {
+    let (desk, news) = Desk::new(Arc::clone(&store));
+    endpoint.lend(Arc::new(StoreLender {
+        store: Arc::clone(&store),
+        lent: Arc::clone(&desk.lent),
+    }));
+    let fetcher = Fetcher {
+        endpoint: endpoint.clone(),
+        store,
+        news,
+        told: told.clone(),
+        runtime: tokio::runtime::Handle::current(),
+        fetched: Arc::clone(&desk.fetched),
+    };
+    let shelf = Shelf {
+        files,
+        fetcher: Some(fetcher),
+    };
+    (shelf, desk)
 }

@@ -1,6 +1,11 @@
-//! The owner's terms: how much of this machine Hearth may use.
+//! The owner's terms: how much of this machine Hearth may use, and when.
 
 use sysinfo::System;
+
+pub mod duty;
+pub mod given;
+pub mod hours;
+pub mod probe;
 
 const GIB: u64 = 1 << 30;
 

@@ -1,11 +1,12 @@
-//! The computing thread: owns the slice, runs steps in the order in which they arrive.
+//! The computing thread: owns the slice, runs steps and answers what other nodes ask of its groups and head blocks.
 //!
-//! Never waits for a socket but to hand over a frame, never decides. A frame that has no business here is
-//! dropped; a step that cannot be run is answered with a fault, so that nobody waits for it.
+//! Never waits for a socket but to hand over a frame. A run that waits for other nodes blocks nothing: the thread goes
+//! on with other runs and requests, so nodes that own each other's groups never wait for each other in a circle. A frame
+//! that has no business here is dropped; a step that cannot be run is answered with a fault, so that nobody waits for it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -18,15 +19,16 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use transport::Mesh;
 
+mod exchange;
 mod load;
+mod queue;
 
 use crate::shelf::Shelf;
+use queue::{Next, Queue, Request, Start};
 
 /// Jobs that wait for the thread; more make the sender wait.
 const JOBS_MAX: usize = 1024;
-
 /// Something for the thread to do.
-#[derive(Debug)]
 pub enum Job {
     /// Replace the slice.
     Load(Box<Assign>),
@@ -39,6 +41,13 @@ pub enum Job {
     },
     /// Give the slice up.
     Release(Epoch),
+    /// Take the next slice with this allowance and, if given, with other threads. The slice at work stays as it is.
+    Retool {
+        /// Threads and instruction set.
+        exec: Option<Exec>,
+        /// The owner's allowance.
+        memory_bytes: u64,
+    },
 }
 
 /// Something that the thread has to tell.
@@ -153,10 +162,11 @@ impl Worker {
     }
 }
 
-/// A loaded slice and its place in the pipeline.
+/// A loaded slice, its place in the plan, and what it has to do.
 struct Stage {
     assign: Assign,
     slice: Slice,
+    queue: Queue,
 }
 
 struct Bench {
@@ -166,23 +176,46 @@ struct Bench {
 }
 
 impl Bench {
+    /// Takes all that has come before it computes on, so that what is urgent waits for one piece of work at most.
     fn work(mut self, inbox: &Receiver<Job>) {
-        while let Ok(job) = inbox.recv() {
+        loop {
+            let job = if self.has_work() {
+                inbox.try_recv()
+            } else {
+                inbox.recv().map_err(TryRecvError::from)
+            };
             match job {
-                Job::Load(assign) => self.load(*assign),
-                Job::Frame { from, frame } => self.frame(&from, frame),
-                Job::Release(epoch) => {
+                Ok(Job::Load(assign)) => self.load(*assign),
+                Ok(Job::Frame { from, frame }) => self.frame(&from, frame),
+                Ok(Job::Release(epoch)) => {
                     if self.stage.as_ref().is_some_and(|s| s.assign.epoch <= epoch) {
                         self.drop_stage();
                     }
                 }
+                Ok(Job::Retool { exec, memory_bytes }) => self.retool(exec, memory_bytes),
+                Err(TryRecvError::Disconnected) if !self.has_work() => return,
+                Err(_) => self.turn(),
             }
         }
+    }
+
+    fn has_work(&self) -> bool {
+        let stage = self.stage.as_ref();
+        stage.is_some_and(|stage| stage.queue.next().is_some())
     }
 
     fn tell(&self, told: Told) {
         // The receiver lives as long as the node; when it is gone there is nobody left to tell.
         let _gone = self.tools.told.blocking_send(told);
+    }
+
+    fn retool(&mut self, exec: Option<Exec>, memory_bytes: u64) {
+        self.tools.memory_bytes = memory_bytes;
+        let Some(exec) = exec else { return };
+        if let Err(error) = exec.pool.pin_caller() {
+            tracing::warn!(%error, "computing on any core");
+        }
+        self.tools.exec = exec;
     }
 
     fn drop_stage(&mut self) {
@@ -204,7 +237,11 @@ impl Bench {
                 self.counters
                     .resident_bytes
                     .store(resident_bytes, Ordering::Relaxed);
-                self.stage = Some(Stage { assign, slice });
+                self.stage = Some(Stage {
+                    assign,
+                    slice,
+                    queue: Queue::default(),
+                });
                 NodeMessage::Loaded(Loaded {
                     epoch,
                     resident_bytes,
@@ -224,28 +261,25 @@ impl Bench {
     }
 
     fn frame(&mut self, from: &NodeId, frame: Frame) {
-        let Some(stage) = &self.stage else { return };
+        let Some(stage) = &mut self.stage else { return };
         if frame.epoch() != stage.assign.epoch {
             tracing::debug!(epoch = frame.epoch().0, "frame of another epoch dropped");
             return;
         }
-        let assign = &stage.assign;
-        let first = assign.previous.is_none();
-        let before = assign
-            .previous
-            .as_ref()
-            .map_or(&assign.coordinator, |p| &p.node);
-        if from != before {
-            tracing::warn!(%from, "frame from a member that does not come before this stage, dropped");
+        if !may_send(&stage.assign, from, &frame) {
+            tracing::warn!(%from, "frame that this member must not send here, dropped");
             return;
         }
         match frame {
-            Frame::Step(step) if first => self.step(step, Input::Tokens),
-            Frame::Rows(rows) if !first => self.rows(rows),
+            Frame::Step(step) => self.step(step, Input::Tokens),
+            Frame::Rows(rows) => self.rows(rows),
             Frame::Close(close) => self.close(close),
-            _ => {
-                tracing::warn!(%from, "frame of a kind that does not belong to this stage, dropped")
-            }
+            Frame::Experts(request) => self.asked(from, Request::Experts(request)),
+            Frame::Head(request) => self.asked(from, Request::Head(request)),
+            Frame::Partials(answer) => self.partials(from, answer),
+            Frame::Logits(answer) => self.logits(from, &answer),
+            Frame::Fault(fault) => self.owner_failed(from, &fault),
+            Frame::Samples(_) => {}
         }
     }
 
@@ -271,6 +305,7 @@ impl Bench {
     fn close(&mut self, close: CloseFrame) {
         let Some(stage) = &mut self.stage else { return };
         for sequence in &close.sequences {
+            stage.queue.forget(*sequence);
             stage.slice.close(*sequence);
         }
         let open = stage.slice.open_sequences() as u64;
@@ -282,29 +317,98 @@ impl Bench {
 
     fn step(&mut self, step: Step, input: Input) {
         let Some(stage) = &mut self.stage else { return };
-        let begun = Instant::now();
         let id = step.id;
-        let rows = u64::from(step.rows());
-        let result = run(&mut stage.slice, step, input);
+        if !stage.queue.add_step(step, input) {
+            self.fault(
+                id,
+                "this node has more steps to do than it can queue".to_owned(),
+            );
+        }
+    }
+
+    /// Does one piece of work.
+    fn turn(&mut self) {
+        let begun = Instant::now();
+        let next = self.stage.as_ref().and_then(|stage| stage.queue.next());
+        match next {
+            Some(Next::Start(at)) => self.start(at),
+            Some(Next::Run(at)) => self.poll(at),
+            Some(Next::Serve(at)) => self.serve(at),
+            None => return,
+        }
+        let us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.counters.busy_us.fetch_add(us, Ordering::Relaxed);
+    }
+
+    fn start(&mut self, at: usize) {
+        let Some(stage) = &mut self.stage else { return };
+        let Some(Start { step, input }) = stage.queue.take_step(at) else {
+            return;
+        };
+        let (id, class) = (step.id, step.class);
+        match stage.slice.begin(step, input) {
+            Ok(run) => {
+                let at = stage.queue.add_run(run, class);
+                self.poll(at);
+            }
+            Err(error) => {
+                self.count(0);
+                self.fault(id, error.to_string());
+            }
+        }
+    }
+
+    /// Computes on one run, and asks the owners of what it needs.
+    fn poll(&mut self, at: usize) {
+        let Some(stage) = &mut self.stage else { return };
+        let Some(active) = stage.queue.run_mut(at) else {
+            return;
+        };
+        let polled = active.run.poll(&mut stage.slice);
+        let done = match polled {
+            Ok(Poll::Waiting) => {
+                active.ready = false;
+                return;
+            }
+            Ok(Poll::NeedExperts(request)) => return self.ask_experts(at, &request),
+            Ok(Poll::NeedHead(request)) => return self.ask_head(at, &request),
+            Ok(Poll::Rows(rows)) => Ok(Some(rows)),
+            Ok(Poll::Samples(samples)) => Err(Ok(samples)),
+            Err(error) => Err(Err(error)),
+        };
+        let step = stage.queue.end_run(at).into_step();
+        let (id, rows) = (step.id, step.rows());
         // Checked after the step: what was computed before a change is still right.
-        if let Err(error) = stage.slice.unchanged() {
-            self.fault(id, error.to_string());
-            self.tell(Told::ModelChanged(error.to_string()));
-            self.drop_stage();
+        if self.model_changed(id, None) {
             return;
         }
+        self.count(rows);
+        match done {
+            Ok(rows) => self.pass_on(Done::Rows(step, rows.unwrap_or_default())),
+            Err(Ok(samples)) => self.pass_on(Done::Samples(id, samples)),
+            Err(Err(error)) => self.fault(id, error.to_string()),
+        }
+    }
+
+    fn count(&self, rows: u32) {
+        let Some(stage) = &self.stage else { return };
         let counters = &self.counters;
         counters.steps.fetch_add(1, Ordering::Relaxed);
-        counters.rows.fetch_add(rows, Ordering::Relaxed);
-        counters
-            .sequences
-            .store(stage.slice.open_sequences() as u64, Ordering::Relaxed);
-        let us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
-        counters.busy_us.fetch_add(us, Ordering::Relaxed);
-        match result {
-            Ok(done) => self.pass_on(done),
-            Err(error) => self.fault(id, error.to_string()),
-        }
+        counters.rows.fetch_add(rows.into(), Ordering::Relaxed);
+        let open = stage.slice.open_sequences() as u64;
+        counters.sequences.store(open, Ordering::Relaxed);
+    }
+
+    /// Whether the model files are no longer what they were; then nothing is sent any more but the news, to the
+    /// coordinator or to the stage that asked.
+    fn model_changed(&mut self, step: StepId, asker: Option<&NodeId>) -> bool {
+        let Some(Err(error)) = self.stage.as_ref().map(|stage| stage.slice.unchanged()) else {
+            return false;
+        };
+        self.fault_to(asker, step, error.to_string());
+        self.tell(Told::ModelChanged(error.to_string()));
+        self.drop_stage();
+        true
     }
 
     fn pass_on(&mut self, done: Done) {
@@ -344,10 +448,16 @@ impl Bench {
     }
 
     fn fault(&self, step: StepId, text: String) {
+        self.fault_to(None, step, text);
+    }
+
+    /// Tells whoever waits for a step that it failed: the coordinator, or the stage that asked for a part of it.
+    fn fault_to(&self, asker: Option<&NodeId>, step: StepId, text: String) {
         let Some(stage) = &self.stage else { return };
         tracing::error!(step = step.0, text, "step failed");
-        let (epoch, to) = (stage.assign.epoch, stage.assign.coordinator.clone());
-        self.send(&to, &Frame::Fault(FaultFrame { epoch, step, text }));
+        let epoch = stage.assign.epoch;
+        let to = asker.unwrap_or(&stage.assign.coordinator);
+        self.send(to, &Frame::Fault(FaultFrame { epoch, step, text }));
     }
 
     fn send(&self, to: &NodeId, frame: &Frame) {
@@ -364,14 +474,22 @@ enum Done {
     Samples(StepId, Vec<proto::step::Sampled>),
 }
 
-fn run(slice: &mut Slice, step: Step, input: Input) -> Result<Done, engine::EngineError> {
-    let id = step.id;
-    let mut run = slice.begin(step, input)?;
-    match run.poll(slice)? {
-        Poll::Rows(rows) => Ok(Done::Rows(run.into_step(), rows)),
-        Poll::Samples(samples) => Ok(Done::Samples(id, samples)),
-        Poll::NeedExperts(_) | Poll::Waiting => {
-            Err(engine::EngineError::NotHeld("full set of expert groups"))
+/// Whether a member has the place in the plan from which such a frame may come.
+fn may_send(assign: &Assign, from: &NodeId, frame: &Frame) -> bool {
+    let stage = !assign.layers.is_empty();
+    let before = match &assign.previous {
+        Some(previous) => &previous.node,
+        None => &assign.coordinator,
+    };
+    let first = assign.previous.is_none();
+    match frame {
+        Frame::Step(_) => stage && first && from == before,
+        Frame::Rows(_) => stage && !first && from == before,
+        Frame::Close(_) => stage && from == before,
+        Frame::Experts(_) | Frame::Head(_) => assign.askers.iter().any(|peer| peer.node == *from),
+        Frame::Partials(_) | Frame::Logits(_) | Frame::Fault(_) => {
+            assign.owners.iter().any(|owner| owner.peer.node == *from)
         }
+        Frame::Samples(_) => false,
     }
 }

@@ -1,26 +1,27 @@
-//! Control-plane messages between nodes and coordinator, and the two messages of pairing.
+//! Control-plane messages between nodes and coordinator; those of pairing are in [`pairing`].
 //!
 //! Owns what a message may say: the generated types in [`wire`] have every field optional and unbounded, the
 //! types here have passed the checks. Must never open a socket. The one idea: `wire` becomes a checked type
 //! in [`check`](self), once, and goes back to `wire` clipped to the same caps, so that what we send is accepted.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::ops::Range;
 
 use thiserror::Error;
 
+use crate::groups::GroupSet;
 use crate::ids::{Epoch, NodeId};
 
 mod check;
+pub mod pairing;
 mod weights;
 mod write;
 
 pub use weights::{Held, Source, Sources, Wares};
 
 /// The version of the control messages that this program speaks.
-pub const CONTROL_PROTOCOL: u32 = 1;
-/// Version of the pairing messages.
-pub const PAIRING_PROTOCOL: u32 = 1;
+pub const CONTROL_PROTOCOL: u32 = 2;
 
 /// Bytes of a stable code such as `invite_used`.
 pub const CODE_BYTES_MAX: usize = 64;
@@ -32,8 +33,8 @@ pub const TEXT_BYTES_MAX: usize = 2048;
 pub const PATH_BYTES_MAX: usize = 4096;
 /// Longest lease that a coordinator may grant, in milliseconds.
 pub const LEASE_MS_MAX: u64 = 3_600_000;
-/// Bytes of an invite's secret.
-pub const SECRET_BYTES: usize = 16;
+/// Longest round trip that is believed, in seconds.
+pub const RTT_S_MAX: f64 = 60.0;
 
 /// The generated messages. Only this crate and `transport` name them.
 #[allow(
@@ -67,6 +68,10 @@ pub enum NodeMessage {
     Seek(Epoch),
     /// What the node can lend.
     Held(Held),
+    /// What the node gives has changed: a planned change, not a fault.
+    Offer(Offer),
+    /// A link was measured, or could not be.
+    Measured(Measured),
 }
 
 /// What a node is and what it offers.
@@ -94,6 +99,23 @@ pub struct Hello {
     pub macs_per_s: f64,
     /// Addresses of the node's mesh socket beside the one that the coordinator sees.
     pub addresses: Vec<SocketAddr>,
+    /// Why the node takes no part for now, by its owner's terms; empty if it does.
+    pub paused: String,
+}
+
+/// What a node gives from now on, in place of what its hello said.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Offer {
+    /// Bytes offered for weights, caches and scratch.
+    pub memory_bytes: u64,
+    /// Threads that compute.
+    pub threads: u32,
+    /// Measured memory bandwidth with these threads, bytes per second.
+    pub read_bytes_per_s: f64,
+    /// Measured arithmetic with these threads, multiply-adds per second.
+    pub macs_per_s: f64,
+    /// Why the node takes no part for now; empty if it does.
+    pub paused: String,
 }
 
 /// Live figures of a node; each beat renews its lease.
@@ -155,6 +177,28 @@ pub struct PeerLost {
     pub text: String,
 }
 
+/// What came of [`Measure`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct Measured {
+    /// As in the request.
+    pub ticket: u64,
+    /// The other end.
+    pub node: NodeId,
+    /// What was found, or why nothing was.
+    pub link: Result<LinkRates, String>,
+}
+
+/// A link as one end has measured it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LinkRates {
+    /// Seconds from program to program and back; at most [`RTT_S_MAX`].
+    pub rtt_s: f64,
+    /// Bytes per second from the reporting node to the other, at least 1.
+    pub out_bytes_per_s: f64,
+    /// Bytes per second from the other node to the reporting one, at least 1.
+    pub in_bytes_per_s: f64,
+}
+
 /// What a coordinator says.
 #[derive(Debug, Clone, PartialEq)]
 pub enum CoordinatorMessage {
@@ -180,6 +224,19 @@ pub enum CoordinatorMessage {
     Sources(Sources),
     /// To whom the node may lend; replaces what was said before.
     Lend(Vec<NodeId>),
+    /// Measure a link, or let it be measured.
+    Measure(Measure),
+}
+
+/// One link that is to be measured. The other end is told as well.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Measure {
+    /// Comes back with the result.
+    pub ticket: u64,
+    /// The other end.
+    pub peer: Peer,
+    /// Whether to dial and report, rather than to expect the peer.
+    pub dial: bool,
 }
 
 /// A lease.
@@ -220,7 +277,18 @@ pub struct Peer {
     pub addresses: Vec<SocketAddr>,
 }
 
-/// One stage of a plan, for the node that runs it.
+/// A node that has what a stage lacks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owner {
+    /// Who.
+    pub peer: Peer,
+    /// Expert groups by layer of the stage.
+    pub groups: BTreeMap<u32, GroupSet>,
+    /// Head blocks, where the stage is the last.
+    pub head_blocks: GroupSet,
+}
+
+/// One node's part of a plan.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Assign {
     /// Epoch of the plan.
@@ -231,7 +299,7 @@ pub struct Assign {
     pub model_bytes: u64,
     /// BLAKE3 of headers and tensor tables.
     pub model_blake3: [u8; 32],
-    /// The layers of the stage.
+    /// The layers of the stage; none for a node that holds only for others.
     pub layers: Range<u32>,
     /// Whether the stage has the embedding.
     pub embedding: bool,
@@ -255,33 +323,40 @@ pub struct Assign {
     pub first: Option<Peer>,
     /// Where samples and faults go.
     pub coordinator: NodeId,
+    /// Who has expert groups and head blocks that the stage lacks; what none of them has is with the stage.
+    pub owners: Vec<Owner>,
+    /// Expert groups of other layers that the node holds.
+    pub foreign: BTreeMap<u32, GroupSet>,
+    /// Head blocks that the node holds without being the last stage.
+    pub head_blocks: GroupSet,
+    /// Who may ask for these groups and blocks.
+    pub askers: Vec<Peer>,
 }
 
-/// What an unknown device sends to become a member.
-#[derive(Clone, PartialEq, Eq)]
-pub struct PairRequest {
-    /// The invite's secret.
-    pub secret: [u8; SECRET_BYTES],
-    /// The name that the owner gave the machine.
-    pub name: String,
-}
-
-impl std::fmt::Debug for PairRequest {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("PairRequest")
-            .field("secret", &"(masked)")
-            .field("name", &self.name)
-            .finish()
+impl Assign {
+    /// Expert groups of a layer of the stage that other nodes have.
+    #[must_use]
+    pub fn given_groups(&self, layer: u32) -> GroupSet {
+        let of_owner = |owner: &Owner| owner.groups.get(&layer).copied().unwrap_or_default();
+        self.owners
+            .iter()
+            .map(of_owner)
+            .fold(GroupSet::none(), GroupSet::and)
     }
-}
 
-/// The answer to a pairing request.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum PairReply {
-    /// The device is a member now.
-    Accepted,
-    /// It is not.
-    Refused(Refused),
+    /// Head blocks of the stage that other nodes have.
+    #[must_use]
+    pub fn given_blocks(&self) -> GroupSet {
+        let blocks = self.owners.iter().map(|owner| owner.head_blocks);
+        blocks.fold(GroupSet::none(), GroupSet::and)
+    }
+
+    /// Every other node that frames are exchanged with.
+    pub fn neighbours(&self) -> impl Iterator<Item = &Peer> {
+        let stages = self.previous.iter().chain(&self.next);
+        let owners = self.owners.iter().map(|owner| &owner.peer);
+        stages.chain(owners).chain(&self.askers)
+    }
 }
 
 /// A message that says what no message may say.

@@ -3,18 +3,18 @@
 //! ```text
 //! offset size field
 //!      0    1 version            1
-//!      1    1 kind               1 step, 2 rows, 3 samples, 4 close, 5 fault (6.. reserved for experts and head)
-//!      2    1 dtype              0 none, 1 f32 (little-endian)
+//!      1    1 kind               1 step, 2 rows, 3 samples, 4 close, 5 fault, 6 experts, 7 partials, 8 head, 9 logits
+//!      2    1 dtype              0 none, 1 f32 (little-endian), 2 q8_0, 3 q8_k (activations as the kernels take them)
 //!      3    1 class              0 decode, 1 prefill
-//!      4    4 layer              first layer that the rows are the input of
+//!      4    4 layer              first layer that the rows are the input of; of the experts
 //!      8    8 epoch              of the plan that made the frame
 //!     16    8 step               0 where the frame belongs to no step
-//!     24    4 position           first position of the first segment
+//!     24    4 position           first position of the first segment; number of a request within its step and layer
 //!     28    4 rows               rows in the body, or of the step
 //!     32    4 cols               values per row; 0 without a body
 //!     36    4 segments           entries of the row-to-sequence table, samples or sequences
 //!     40    4 meta_bytes         tables
-//!     44    4 body_bytes         rows * cols * size of dtype
+//!     44    4 body_bytes         rows * bytes of a row of cols values in dtype
 //! ```
 //! All numbers are little-endian. A header is checked before anything is allocated for what follows it; the
 //! tables are checked before the rows are believed. Receiving a frame twice is harmless: it names its step.
@@ -26,6 +26,10 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use crate::ids::{Epoch, SequenceId, StepId};
 use crate::limits;
 use crate::step::{Sampled, Step, StepClass};
+
+mod exchange;
+
+pub use exchange::{Asked, Dtype, ExpertsFrame, HeadFrame, LogitsFrame, PartialsFrame};
 
 /// The version that this program speaks.
 pub const FRAME_VERSION: u8 = 1;
@@ -62,8 +66,16 @@ pub enum FrameKind {
     Samples,
     /// Along the pipeline: forget these sequences.
     Close,
-    /// Any stage to coordinator: a step could not be run.
+    /// Any stage to coordinator: a step could not be run. An owner to a stage: a request could not be served.
     Fault,
+    /// Stage to an owner of expert groups: rows that need them.
+    Experts,
+    /// Back: partial sums.
+    Partials,
+    /// Last stage to an owner of head blocks: rows that want logits.
+    Head,
+    /// Back: logits.
+    Logits,
 }
 
 impl FrameKind {
@@ -74,6 +86,31 @@ impl FrameKind {
             FrameKind::Samples => 3,
             FrameKind::Close => 4,
             FrameKind::Fault => 5,
+            FrameKind::Experts => 6,
+            FrameKind::Partials => 7,
+            FrameKind::Head => 8,
+            FrameKind::Logits => 9,
+        }
+    }
+
+    /// The forms in which its rows may come; none where it has no rows.
+    fn dtypes(self) -> &'static [Dtype] {
+        match self {
+            FrameKind::Rows | FrameKind::Partials | FrameKind::Logits => &[Dtype::F32],
+            FrameKind::Experts | FrameKind::Head => &[Dtype::F32, Dtype::Q8_0, Dtype::Q8K],
+            FrameKind::Step | FrameKind::Samples | FrameKind::Close | FrameKind::Fault => {
+                &[Dtype::None]
+            }
+        }
+    }
+
+    /// Most rows, and most values of a row.
+    fn shape_max(self) -> (u32, u32) {
+        match self {
+            FrameKind::Experts => (limits::EXPERT_ROWS_MAX, limits::ROW_VALUES_MAX),
+            FrameKind::Head => (limits::HEAD_ROWS_MAX, limits::ROW_VALUES_MAX),
+            FrameKind::Logits => (limits::HEAD_ROWS_MAX, limits::LOGITS_MAX),
+            _ => (limits::STEP_ROWS_MAX, limits::ROW_VALUES_MAX),
         }
     }
 
@@ -84,9 +121,24 @@ impl FrameKind {
             3 => FrameKind::Samples,
             4 => FrameKind::Close,
             5 => FrameKind::Fault,
+            6 => FrameKind::Experts,
+            7 => FrameKind::Partials,
+            8 => FrameKind::Head,
+            9 => FrameKind::Logits,
             _ => return None,
         })
     }
+}
+
+/// The stream that a frame travels on, in the order of priority.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum StreamClass {
+    /// Steps of decoding, and what is about no step.
+    Decode,
+    /// What the owners of expert groups and head blocks are asked in such steps, and answer.
+    Expert,
+    /// All of prompt chunks.
+    Prefill,
 }
 
 /// A frame in memory.
@@ -100,8 +152,16 @@ pub enum Frame {
     Samples(SamplesFrame),
     /// Along the pipeline.
     Close(CloseFrame),
-    /// Any stage to coordinator.
+    /// Any stage to coordinator, an owner to a stage.
     Fault(FaultFrame),
+    /// Stage to an owner of expert groups.
+    Experts(ExpertsFrame),
+    /// Back.
+    Partials(PartialsFrame),
+    /// Last stage to an owner of head blocks.
+    Head(HeadFrame),
+    /// Back.
+    Logits(LogitsFrame),
 }
 
 /// The residual stream of a step between two stages.
@@ -153,7 +213,9 @@ pub struct FaultFrame {
 pub struct FrameHeader {
     /// What the frame carries.
     pub kind: FrameKind,
-    /// Which stream it belongs on.
+    /// How the rows are stored.
+    pub dtype: Dtype,
+    /// Class of the step.
     pub class: StepClass,
     /// First layer that the rows are the input of.
     pub layer: u32,
@@ -246,18 +308,19 @@ impl FrameHeader {
             ));
         }
         let kind =
-            FrameKind::from_code(raw.kind).ok_or_else(|| field("kind", raw.kind, "1 to 5"))?;
+            FrameKind::from_code(raw.kind).ok_or_else(|| field("kind", raw.kind, "1 to 9"))?;
         let class = match raw.class {
             0 => StepClass::Decode,
             1 => StepClass::Prefill,
             other => return Err(field("class", other, "0 or 1")),
         };
-        let has_body = kind == FrameKind::Rows;
-        if raw.dtype != u8::from(has_body) {
-            return Err(field("dtype", raw.dtype, "1 with rows, 0 without"));
-        }
+        let dtype = Dtype::from_code(raw.dtype)
+            .filter(|dtype| kind.dtypes().contains(dtype))
+            .ok_or_else(|| field("dtype", raw.dtype, "a form that this kind may have"))?;
+        let (rows_max, cols_max) = kind.shape_max();
         let header = Self {
             kind,
+            dtype,
             class,
             layer: cap("layer", raw.layer.get(), limits::LAYERS_MAX)?,
             epoch: Epoch(raw.epoch.get()),
@@ -267,8 +330,8 @@ impl FrameHeader {
                 raw.position.get(),
                 limits::SEQUENCE_POSITIONS_MAX,
             )?,
-            rows: cap("rows", raw.rows.get(), limits::STEP_ROWS_MAX)?,
-            cols: cap("cols", raw.cols.get(), limits::ROW_VALUES_MAX)?,
+            rows: cap("rows", raw.rows.get(), rows_max)?,
+            cols: cap("cols", raw.cols.get(), cols_max)?,
             segments: cap("segments", raw.segments.get(), limits::CLOSE_SEQUENCES_MAX)?,
             meta_bytes: cap(
                 "meta_bytes",
@@ -281,11 +344,12 @@ impl FrameHeader {
                 limits::FRAME_BODY_BYTES_MAX,
             )?,
         };
-        let expected = if has_body {
-            u64::from(header.rows) * u64::from(header.cols) * 4
-        } else {
-            0
-        };
+        let row_bytes = dtype.row_bytes(header.cols).ok_or(FrameError::Field {
+            field: "cols",
+            got: header.cols.into(),
+            expected: "whole blocks of the dtype",
+        })?;
+        let expected = u64::from(header.rows) * row_bytes;
         if u64::from(header.body_bytes) != expected {
             return Err(FrameError::Contradiction {
                 field: "body_bytes",
@@ -328,16 +392,30 @@ impl Frame {
             Frame::Samples(samples) => samples.epoch,
             Frame::Close(close) => close.epoch,
             Frame::Fault(fault) => fault.epoch,
+            Frame::Experts(experts) => experts.asked.epoch,
+            Frame::Partials(partials) => partials.asked.epoch,
+            Frame::Head(head) => head.asked.epoch,
+            Frame::Logits(logits) => logits.asked.epoch,
         }
     }
 
-    /// The stream it belongs on. Only prompt chunks use the prefill stream.
+    /// The stream it belongs on. All of prompt chunks uses the prefill stream, so that it delays no decoding.
     #[must_use]
-    pub fn class(&self) -> StepClass {
-        match self {
-            Frame::Step(step) => step.class,
-            Frame::Rows(rows) => rows.step.class,
-            Frame::Samples(_) | Frame::Close(_) | Frame::Fault(_) => StepClass::Decode,
+    pub fn class(&self) -> StreamClass {
+        let (class, of_decode) = match self {
+            Frame::Step(step) => (step.class, StreamClass::Decode),
+            Frame::Rows(rows) => (rows.step.class, StreamClass::Decode),
+            Frame::Samples(_) | Frame::Close(_) | Frame::Fault(_) => {
+                (StepClass::Decode, StreamClass::Decode)
+            }
+            Frame::Experts(experts) => (experts.asked.class, StreamClass::Expert),
+            Frame::Partials(partials) => (partials.asked.class, StreamClass::Expert),
+            Frame::Head(head) => (head.asked.class, StreamClass::Expert),
+            Frame::Logits(logits) => (logits.asked.class, StreamClass::Expert),
+        };
+        match class {
+            StepClass::Decode => of_decode,
+            StepClass::Prefill => StreamClass::Prefill,
         }
     }
 }

@@ -3,11 +3,13 @@
 //! Tables are written one after the other without padding. The reader never trusts a count: it is compared
 //! with a cap and with the bytes that really remain before anything is allocated.
 
+mod exchange;
+
 use zerocopy::IntoBytes;
 
 use crate::frame::{
-    CloseFrame, FRAME_VERSION, FaultFrame, Frame, FrameError, FrameHeader, FrameKind, HEADER_BYTES,
-    RawHeader, RowsFrame, SamplesFrame,
+    CloseFrame, Dtype, FRAME_VERSION, FaultFrame, Frame, FrameError, FrameHeader, FrameKind,
+    HEADER_BYTES, RawHeader, RowsFrame, SamplesFrame,
 };
 use crate::ids::SequenceId;
 use crate::limits;
@@ -103,6 +105,7 @@ impl Writer {
 
 struct Outline {
     kind: FrameKind,
+    dtype: Dtype,
     class: StepClass,
     layer: u32,
     step: u64,
@@ -113,8 +116,9 @@ struct Outline {
 }
 
 fn outline(frame: &Frame) -> Outline {
-    let of_step = |kind, step: &Step, layer, cols| Outline {
+    let of_step = |kind, dtype, step: &Step, layer, cols| Outline {
         kind,
+        dtype,
         class: step.class,
         layer,
         step: step.id.0,
@@ -125,6 +129,7 @@ fn outline(frame: &Frame) -> Outline {
     };
     let plain = |kind, step, segments| Outline {
         kind,
+        dtype: Dtype::None,
         class: StepClass::Decode,
         layer: 0,
         step,
@@ -134,20 +139,35 @@ fn outline(frame: &Frame) -> Outline {
         segments,
     };
     match frame {
-        Frame::Step(step) => of_step(FrameKind::Step, step, 0, 0),
-        Frame::Rows(rows) => of_step(FrameKind::Rows, &rows.step, rows.layer, rows.cols),
+        Frame::Step(step) => of_step(FrameKind::Step, Dtype::None, step, 0, 0),
+        Frame::Rows(rows) => of_step(
+            FrameKind::Rows,
+            Dtype::F32,
+            &rows.step,
+            rows.layer,
+            rows.cols,
+        ),
         Frame::Samples(s) => plain(FrameKind::Samples, s.step.0, s.samples.len()),
         Frame::Close(close) => plain(FrameKind::Close, 0, close.sequences.len()),
         Frame::Fault(fault) => plain(FrameKind::Fault, fault.step.0, 0),
+        Frame::Experts(f) => {
+            let shape = (f.dtype, count(f.rows.len()), f.cols);
+            exchange::outline(FrameKind::Experts, &f.asked, shape)
+        }
+        Frame::Partials(f) => {
+            let shape = (Dtype::F32, count(f.entries.len()), f.cols);
+            exchange::outline(FrameKind::Partials, &f.asked, shape)
+        }
+        Frame::Head(f) => exchange::outline(FrameKind::Head, &f.asked, (f.dtype, f.rows, f.cols)),
+        Frame::Logits(f) => {
+            exchange::outline(FrameKind::Logits, &f.asked, (Dtype::F32, f.rows, f.cols))
+        }
     }
 }
 
 pub(crate) fn encode(frame: &Frame) -> Vec<u8> {
-    let body_values = match frame {
-        Frame::Rows(rows) => rows.rows.len(),
-        _ => 0,
-    };
-    let mut w = Writer(Vec::with_capacity(HEADER_BYTES + 256 + body_values * 4));
+    let body = exchange::body(frame);
+    let mut w = Writer(Vec::with_capacity(HEADER_BYTES + 256 + body.bytes()));
     w.0.resize(HEADER_BYTES, 0);
     match frame {
         Frame::Step(step) => w.step(step),
@@ -159,18 +179,18 @@ pub(crate) fn encode(frame: &Frame) -> Vec<u8> {
             let kept = text.len().min(limits::FAULT_TEXT_BYTES_MAX as usize);
             w.0.extend(text.iter().take(kept));
         }
-    }
-    let meta_bytes = w.0.len() - HEADER_BYTES;
-    if let Frame::Rows(rows) = frame {
-        for v in &rows.rows {
-            w.f32(*v);
+        Frame::Experts(_) | Frame::Partials(_) | Frame::Head(_) | Frame::Logits(_) => {
+            w.exchange(frame);
         }
     }
+    let meta_bytes = w.0.len() - HEADER_BYTES;
+    let body_bytes = body.bytes();
+    body.write(&mut w);
     let o = outline(frame);
     let raw = RawHeader {
         version: FRAME_VERSION,
         kind: o.kind.code(),
-        dtype: u8::from(o.kind == FrameKind::Rows),
+        dtype: o.dtype.code(),
         class: match o.class {
             StepClass::Decode => 0,
             StepClass::Prefill => 1,
@@ -183,7 +203,7 @@ pub(crate) fn encode(frame: &Frame) -> Vec<u8> {
         cols: o.cols.into(),
         segments: count(o.segments).into(),
         meta_bytes: count(meta_bytes).into(),
-        body_bytes: count(body_values * 4).into(),
+        body_bytes: count(body_bytes).into(),
     };
     if let Some(head) = w.0.get_mut(..HEADER_BYTES) {
         head.copy_from_slice(raw.as_bytes());
@@ -398,6 +418,11 @@ impl<'a> Reader<'a> {
     }
 }
 
+fn floats(body: &[u8]) -> Vec<f32> {
+    let (values, _) = body.as_chunks::<4>();
+    values.iter().map(|b| f32::from_le_bytes(*b)).collect()
+}
+
 pub(crate) fn decode(header: &FrameHeader, payload: &[u8]) -> Result<Frame, FrameError> {
     if payload.len() != header.payload_bytes() {
         return Err(FrameError::Tables("elsewhere than the header says"));
@@ -412,12 +437,7 @@ pub(crate) fn decode(header: &FrameHeader, payload: &[u8]) -> Result<Frame, Fram
             step: r.step(header)?,
             layer: header.layer,
             cols: header.cols,
-            rows: body
-                .as_chunks::<4>()
-                .0
-                .iter()
-                .map(|b| f32::from_le_bytes(*b))
-                .collect(),
+            rows: floats(body),
         }),
         FrameKind::Samples => Frame::Samples(SamplesFrame {
             epoch: header.epoch,
@@ -438,6 +458,10 @@ pub(crate) fn decode(header: &FrameHeader, payload: &[u8]) -> Result<Frame, Fram
                 text: String::from_utf8_lossy(text).into_owned(),
             })
         }
+        FrameKind::Experts => r.experts(header, body)?,
+        FrameKind::Partials => r.partials(header, body)?,
+        FrameKind::Head => exchange::head(header, body),
+        FrameKind::Logits => r.logits(header, body)?,
     };
     r.end()?;
     Ok(frame)

@@ -14,6 +14,14 @@ pub const STEP_ROWS_MAX: u32 = 4096;
 pub const STEP_SEGMENTS_MAX: u32 = 512;
 /// Values in one row that travels between stages.
 pub const ROW_VALUES_MAX: u32 = 65_536;
+/// Rows that one expert frame asks an owner for.
+pub const EXPERT_ROWS_MAX: u32 = 512;
+/// Experts of one row.
+pub const ROW_EXPERTS_MAX: u32 = 256;
+/// Rows of one frame to or from an owner of head blocks.
+pub const HEAD_ROWS_MAX: u32 = 16;
+/// Logits of one row.
+pub const LOGITS_MAX: u32 = 1 << 20;
 /// Bytes of the tables that precede the rows of a frame.
 pub const FRAME_META_BYTES_MAX: u32 = 4 << 20;
 /// Bytes of rows in one frame.
@@ -39,6 +47,12 @@ pub const CONTROL_BYTES_MAX: usize = 4 << 20;
 pub const PAIRING_BYTES_MAX: usize = 4096;
 /// Time that an unknown peer has to pair.
 pub const PAIRING_MS_MAX: u64 = 10_000;
+/// Time that a device may wait on the owner's screen to be let in.
+pub const KNOCK_MS_MAX: u64 = 90_000;
+/// Devices that may wait on the owner's screen at once.
+pub const KNOCKS_MAX: usize = 8;
+/// Of these from one address.
+pub const KNOCKS_PER_ADDRESS_MAX: usize = 2;
 /// Unknown peers that may be pairing at once.
 pub const PAIRING_PEERS_MAX: usize = 16;
 /// Invites that may be open at once.

@@ -7,6 +7,7 @@
 mod cut;
 mod inspect;
 mod offline;
+mod pull;
 mod quantize;
 mod words;
 
@@ -41,6 +42,7 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
   shard-tool split models/hearth-tiny.gguf --out shards/
   shard-tool verify shards/
   shard-tool quantize checkpoints/my-model/ --type q4_k_m --out my-model-Q4_K_M.gguf
+  shard-tool pull hf:Qwen/Qwen3-30B-A3B-GGUF:Q4_K_M
 
 Exit codes: 0 done, 1 failed, 2 wrong usage."
 )]
@@ -59,6 +61,8 @@ enum Command {
     Split(cut::SplitArguments),
     /// Compare shards, a node's store or a model with its catalogue, and name what is damaged
     Verify(cut::VerifyArguments),
+    /// Fetch a model from a hub: asked first, resumed, verified
+    Pull(pull::Arguments),
     /// Write a smaller GGUF file from unquantised weights, and say what that costs
     Quantize(quantize::Arguments),
 }
@@ -70,6 +74,7 @@ fn main() -> ExitCode {
         Command::Plan(arguments) => offline::run(&arguments),
         Command::Split(arguments) => cut::split(&arguments),
         Command::Verify(arguments) => cut::verify(&arguments),
+        Command::Pull(arguments) => pull::run(&arguments),
         Command::Quantize(arguments) => quantize::run(&arguments),
     };
     let (error, code) = match answer.and_then(|text| print(&text)) {

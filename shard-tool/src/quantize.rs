@@ -31,7 +31,7 @@ const BLOCK_FORMATS: u32 = 2;
 #[derive(Args)]
 #[command(
     after_help = "Types: q8_0 (8.5 bits a weight), q6_k (6.6), q4_k (4.5), q4_k_m (about 4.9: Q4_K, and Q6_K for the head,
-for values and for down projections of the first and last eighth of the layers and of every third between).
+for values, and for down projections of the first and last eighth of the layers and of every third between).
 Norms, routers, convolutions and small vectors stay F32. Rows that are no whole blocks of 256 become Q8_0, no whole
 blocks of 32 F16.
 

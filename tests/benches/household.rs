@@ -2,6 +2,12 @@
 //!
 //! `cargo bench --profile release -p tests --bench household -- [MODEL] [nodes=N] [memory=9GiB] [threads=N] [prompt=N] [tokens=N] [rounds=N] [chats=N] [plan=layers]`
 //!
+//! With `compare=cut5,lent7` it measures one node alone and then each of these placements on two, with one chat and with
+//! two, and prints ratios: `cutN` puts the first N layers on one node and the others with the head on the other, `lentN`
+//! all layers on one node, which keeps N expert groups of each and half of the head, and lends the rest to the other.
+//! Each node has one core of its own (`core=N` is the first). `kernels=scalar` makes arithmetic the limit, as it is not
+//! shared between the nodes of one machine while its memory is.
+//!
 //! Prompts differ from round to round. Prints medians with the smallest and largest round. Resident memory is
 //! RssAnon + RssFile of each node (Linux).
 #![allow(
@@ -19,7 +25,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tests::process::{Process, run};
-use tests::programs;
+use tests::{plans, programs};
 
 const READY_DEADLINE: Duration = Duration::from_secs(900);
 
@@ -34,6 +40,27 @@ struct Household {
 
 fn text(path: &Path) -> &str {
     path.to_str().expect("a path of plain text")
+}
+
+/// The arguments of `node` for the node with number `at`.
+fn join(url: &str, at: u32, dir: &Path, set: &HashMap<String, String>) -> Vec<String> {
+    let of = |name: &str, or: &str| set.get(name).cloned().unwrap_or_else(|| or.to_owned());
+    let mut join = ["join", url, "--data-dir", text(dir)]
+        .map(str::to_owned)
+        .to_vec();
+    for (flag, value) in [
+        ("--name", format!("n{at}")),
+        ("--memory", of("memory", "9GiB")),
+        ("--threads", of("threads", "2")),
+        ("--kernels", of("kernels", "auto")),
+    ] {
+        join.extend([flag.to_owned(), value]);
+    }
+    if let Some(core) = set.get("core") {
+        let core = core.parse::<u32>().expect("core=N") + at;
+        join.extend(["--cores".to_owned(), core.to_string()]);
+    }
+    join
 }
 
 async fn start(model: &Path, dir: &Path, set: &HashMap<String, String>) -> Household {
@@ -74,20 +101,8 @@ async fn start(model: &Path, dir: &Path, set: &HashMap<String, String>) -> House
         .json();
         let name = format!("n{at}");
         let node_dir = dir.join(&name);
-        let join = [
-            "join",
-            invite["url"].as_str().expect("url"),
-            "--name",
-            &name,
-            "--memory",
-            &of("memory", "9GiB"),
-            "--threads",
-            &of("threads", "2"),
-            "--data-dir",
-            text(&node_dir),
-            "--kernels",
-            &of("kernels", "auto"),
-        ];
+        let url = invite["url"].as_str().expect("url");
+        let join = join(url, at, &node_dir, set);
         members.push(Process::start(&name, &programs::node(), &join));
     }
     let checkpoint = model::Checkpoint::open(model).expect("a model");
@@ -179,13 +194,81 @@ impl Household {
 }
 
 fn show(what: &str, unit: &str, mut values: Vec<f64>) {
-    values.sort_by(f64::total_cmp);
-    let median = values[values.len() / 2];
+    let middle = median(&mut values);
     println!(
-        "{what}: {median:.2} {unit} ({:.2} to {:.2})",
+        "{what}: {middle:.2} {unit} ({:.2} to {:.2})",
         values[0],
         values[values.len() - 1]
     );
+}
+
+/// The middle of some values.
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// Tokens per second of so many chats at once, first tokens not counted: one value a round.
+async fn speeds(household: &Household, chats: u64, (rounds, tokens): (u64, u64)) -> Vec<f64> {
+    let mut all = Vec::new();
+    for round in 1..=rounds {
+        let many = (0..chats).map(|chat| household.complete(round * 64 + chat, 16, tokens));
+        let each = futures::future::join_all(many).await;
+        all.push(each.iter().map(|(_, speed)| speed).sum());
+    }
+    all
+}
+
+/// A plan for a placement by its name.
+fn placement(model: &Path, name: &str) -> Value {
+    let facts = model::Checkpoint::open(model).expect("a model").facts();
+    let number = |text: &str| text.parse::<u32>().expect("a number behind the placement");
+    let layers = u32::try_from(facts.layers.len()).expect("few layers");
+    let mut plan = match (name.strip_prefix("cut"), name.strip_prefix("lent")) {
+        (Some(cut), _) => plans::cut(&facts.id, layers, &[number(cut)]),
+        (_, Some(kept)) => plans::lent(model, number(kept)),
+        _ => plans::cut(&facts.id, layers, &[]),
+    };
+    let (context, slots) = (1024, 2);
+    plan["kv"] = json!("f16");
+    plan["context"] = json!(context);
+    plan["slots"] = json!(slots);
+    plan["pages"] = json!(slots * context / 64);
+    plan
+}
+
+/// Measures placements beside one node alone.
+async fn compare(model: &Path, names: &str, set: &HashMap<String, String>) {
+    let number = |name: &str, or: u64| set.get(name).map_or(or, |v| v.parse().expect(name));
+    let measure = (number("rounds", 5), number("tokens", 24));
+    let mut alone = [0.0; 2];
+    for name in std::iter::once("alone").chain(names.split(',')) {
+        let dir = tempfile::tempdir().expect("a folder");
+        let mut set = set.clone();
+        let plan = plans::write(&placement(model, name), dir.path());
+        set.insert("plan".to_owned(), text(&plan).to_owned());
+        let nodes = if name == "alone" { "1" } else { "2" };
+        set.insert("nodes".to_owned(), nodes.to_owned());
+        for (key, value) in [("threads", "1"), ("core", "0")] {
+            set.entry(key.to_owned()).or_insert(value.to_owned());
+        }
+        let household = start(model, dir.path(), &set).await;
+        household.ready().await;
+        household.complete(0, 16, 4).await;
+        for (chats, alone) in (1..).zip(&mut alone) {
+            let mut values = speeds(&household, chats, measure).await;
+            let middle = median(&mut values);
+            if name == "alone" {
+                *alone = middle;
+            }
+            println!(
+                "{name}, chats at once {chats}: {middle:.2} tokens/s ({:.2} to {:.2}), {:.2} x alone",
+                values[0],
+                values[values.len() - 1],
+                middle / *alone
+            );
+        }
+    }
 }
 
 #[tokio::main]
@@ -209,6 +292,9 @@ async fn main() {
         number("chats", 1),
     );
     let mut set = set.clone();
+    if let Some(names) = set.get("compare").cloned() {
+        return compare(&model, &names, &set).await;
+    }
     if named.is_none() {
         set.entry("memory".to_owned())
             .or_insert_with(|| "16MiB".to_owned());

@@ -324,7 +324,8 @@ impl Cluster {
 
     fn start_node(&self, at: usize, name: &str, memory: &str, invite: &str, dir: &Path) -> Process {
         let facts = self.dir.path().join(FACTS);
-        let mut arguments = vec!["join"];
+        // Traffic stays on loopback.
+        let mut arguments = vec!["join", "--discovery", "off"];
         if !invite.is_empty() {
             arguments.push(invite);
         }

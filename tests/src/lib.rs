@@ -14,6 +14,8 @@ pub mod api;
 pub mod cluster;
 pub mod fixtures;
 pub mod lan;
+#[cfg(target_os = "linux")]
+pub mod namespaces;
 pub mod oracles;
 pub mod plans;
 pub mod process;

@@ -5,6 +5,7 @@
 use std::path::Path;
 
 use proto::bulk::{ANSWER_HEAD_BYTES, ASK_BYTES, AnswerHead, Ask};
+use proto::control::pairing::{Opening, Proof, Reply};
 use proto::frame::{Frame, FrameHeader, HEADER_BYTES};
 
 /// A reader under attack: says whether it accepted the bytes.
@@ -19,6 +20,7 @@ pub const ORACLES: [(&str, Oracle); 8] = [
     ("catalogue", catalogue),
     ("bulk", bulk),
     ("invite", invite),
+    ("pairing", pairing),
     ("http_body", http_body),
 ];
 
@@ -136,6 +138,47 @@ pub fn invite(bytes: &[u8]) -> bool {
     let written = invite.to_string();
     let again: transport::Invite = written.parse().expect("what we write is what we read");
     assert_eq!(again.to_string(), written);
+    true
+}
+
+/// A message of pairing, after one byte that says which: of a device first, of a coordinator, of a device second; or what a
+/// person types as a short code or as check words.
+#[must_use]
+pub fn pairing(bytes: &[u8]) -> bool {
+    let Some((kind, message)) = bytes.split_first() else {
+        return false;
+    };
+    match kind {
+        0 => reads_back(message, Opening::decode, |opening| opening.encode()),
+        1 => reads_back(message, Reply::decode, |reply| reply.encode()),
+        2 => reads_back(message, Proof::decode, |proof| proof.encode()),
+        3 => text_reads_back(message, transport::ShortCode::reveal),
+        4 => text_reads_back(message, transport::CheckWords::to_string),
+        _ => false,
+    }
+}
+
+fn reads_back<M: PartialEq + std::fmt::Debug, E: std::fmt::Debug>(
+    message: &[u8],
+    read: fn(&[u8]) -> Result<M, E>,
+    write: fn(&M) -> Vec<u8>,
+) -> bool {
+    let Ok(read_first) = read(message) else {
+        return false;
+    };
+    let again = read(&write(&read_first)).expect("what we write is what we read");
+    assert_eq!(again, read_first);
+    true
+}
+
+fn text_reads_back<T: std::str::FromStr + PartialEq>(text: &[u8], write: fn(&T) -> String) -> bool {
+    let Some(read) = std::str::from_utf8(text)
+        .ok()
+        .and_then(|text| text.parse::<T>().ok())
+    else {
+        return false;
+    };
+    assert!(write(&read).parse::<T>().is_ok_and(|again| again == read));
     true
 }
 

@@ -31,6 +31,72 @@ pub fn cut(model: &str, layers: u32, cuts: &[u32]) -> Value {
     })
 }
 
+/// Numbers that look random and are the same on every run.
+#[derive(Debug, Clone)]
+pub struct Dice(pub u64);
+
+impl Dice {
+    /// A number below `n`.
+    pub fn below(&mut self, n: u32) -> u32 {
+        let next = self.0.wrapping_mul(6_364_136_223_846_793_005);
+        self.0 = next.wrapping_add(1_442_695_040_888_963_407);
+        u32::try_from(self.0 >> 33).expect("31 bits") % n.max(1)
+    }
+}
+
+/// A plan for nodes `n0`, `n1`, … that cuts a model's layers at random places and puts random expert groups and head
+/// blocks on random nodes.
+#[must_use]
+pub fn spread(model: &Path, nodes: u32, dice: &mut Dice) -> Value {
+    let facts = model::Checkpoint::open(model).expect("a model").facts();
+    let layers = u32::try_from(facts.layers.len()).expect("few layers");
+    let mut cuts: Vec<u32> = (0..dice.below(nodes))
+        .map(|_| 1 + dice.below(layers - 1))
+        .collect();
+    cuts.sort_unstable();
+    cuts.dedup();
+    let mut plan = cut(&facts.id, layers, &cuts);
+    let stays = dice.below(4);
+    let mut owner = |stage: usize| {
+        let other = usize::try_from(dice.below(nodes)).expect("few nodes");
+        let stays = dice.below(4) < stays;
+        (!stays && other != stage).then(|| format!("n{other}"))
+    };
+    let mut experts = Vec::new();
+    for (layer, of_layer) in (0..layers).zip(&facts.layers) {
+        let stage = cuts.iter().filter(|cut| **cut <= layer).count();
+        for group in 0..of_layer.group_bytes.len() {
+            if let Some(node) = owner(stage) {
+                experts.push(json!({
+                    "node": node, "first_layer": layer, "end_layer": layer + 1, "groups": [group],
+                }));
+            }
+        }
+    }
+    let blocks: Vec<Value> = (0..proto::facts::expert_groups(facts.vocab))
+        .filter_map(|block| Some(json!({"node": owner(cuts.len())?, "blocks": [block]})))
+        .collect();
+    plan["experts"] = json!(experts);
+    plan["head_blocks"] = json!(blocks);
+    plan
+}
+
+/// A plan with all layers on `n0`, and groups from `first_group` on and half of the head on `n1`.
+#[must_use]
+pub fn lent(model: &Path, first_group: u32) -> Value {
+    let facts = model::Checkpoint::open(model).expect("a model").facts();
+    let layers = u32::try_from(facts.layers.len()).expect("few layers");
+    let mut plan = cut(&facts.id, layers, &[]);
+    let groups: Vec<u32> = (first_group..proto::facts::expert_groups(facts.experts)).collect();
+    let blocks = proto::facts::expert_groups(facts.vocab);
+    let blocks: Vec<u32> = (blocks / 2..blocks).collect();
+    plan["experts"] = json!([{
+        "node": "n1", "first_layer": 0, "end_layer": layers, "groups": groups,
+    }]);
+    plan["head_blocks"] = json!([{"node": "n1", "blocks": blocks}]);
+    plan
+}
+
 /// Writes a plan to a file.
 #[must_use]
 pub fn write(plan: &Value, folder: &Path) -> PathBuf {
@@ -108,6 +174,22 @@ mod tests {
         assert_eq!(cuts(8, 1), [Vec::<u32>::new()]);
         assert_eq!(cuts(4, 2), [[1], [2], [3]]);
         assert_eq!(cuts(8, 3).len(), 21);
+    }
+
+    #[test]
+    fn spread_plans_are_plans_and_move_something() {
+        let mut dice = Dice(1);
+        let model = crate::fixtures::gguf("qwen3_5_moe");
+        let moved = (0..8).filter(|round| {
+            let text = spread(&model, 1 + round % 4, &mut dice).to_string();
+            plan::Plan::from_json(&text).unwrap().exchanges()
+        });
+        assert!(moved.count() >= 4);
+        assert!(
+            plan::Plan::from_json(&lent(&model, 2).to_string())
+                .unwrap()
+                .exchanges()
+        );
     }
 
     #[test]

@@ -37,8 +37,8 @@ impl Hearth {
         let spec = SliceSpec {
             embedding: true,
             layers: 0..layers,
-            groups: vec![],
             head: true,
+            ..SliceSpec::default()
         };
         let positions = load.context.max(load.seqs * Load::BATCH_POSITIONS);
         let pages = positions.div_ceil(PAGE_POSITIONS);

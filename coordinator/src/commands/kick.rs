@@ -9,7 +9,8 @@ use super::screen;
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "The machine's part of the model goes to the others. It needs a new invite to come back.
+    after_help = "The machine's part of the model goes to the others. It needs a new invite to come back;
+invites that were open are withdrawn, as it may have seen one.
 
 Examples:
   coordinator kick den

@@ -6,7 +6,7 @@ use plan::size::size_text;
 use plan::table::{Align, columns};
 use serde_json::{Value, json};
 
-use super::ask::{Running, count, text};
+use super::ask::{Running, count, number, text};
 use super::screen;
 
 #[derive(Debug, Args)]
@@ -70,13 +70,51 @@ fn table(answer: &Value) -> String {
         return "no machine has joined yet; `coordinator invite` prints what `node join` wants\n"
             .to_owned();
     }
-    columns(&header, &rows)
+    let mut text = columns(&header, &rows);
+    text.push_str(&links(answer));
+    text
+}
+
+/// The measured links, below the machines.
+fn links(answer: &Value) -> String {
+    let nodes = list(answer, "nodes");
+    let name = |id: &str| {
+        let known = nodes.iter().find(|node| text(node, "node") == id);
+        known
+            .map_or("coordinator", |node| text(node, "name"))
+            .to_owned()
+    };
+    let header = [
+        ("link from", Align::Left),
+        ("to", Align::Left),
+        ("round trip", Align::Right),
+        ("speed", Align::Right),
+    ];
+    let rows: Vec<Vec<String>> = list(answer, "links")
+        .iter()
+        .map(|link| {
+            vec![
+                name(text(link, "from")),
+                name(text(link, "to")),
+                format!("{:.2} ms", 1e3 * number(link, "rtt_s")),
+                format!("{:.0} MB/s", 1e-6 * number(link, "bytes_per_s")),
+            ]
+        })
+        .collect();
+    if rows.is_empty() {
+        return String::new();
+    }
+    format!("\n{}", columns(&header, &rows))
 }
 
 fn state(node: &Value) -> String {
-    match text(node, "trouble") {
-        "" => text(node, "state").to_owned(),
-        trouble => format!("{}: {trouble}", text(node, "state")),
+    let state = text(node, "state");
+    match (text(node, "paused"), text(node, "trouble")) {
+        ("", "") => state.to_owned(),
+        ("", trouble) => format!("{state}: {trouble}"),
+        // Until its answers are finished it still serves.
+        (paused, _) if state == "paused" => format!("paused: {paused}"),
+        (paused, _) => format!("{state}, then paused: {paused}"),
     }
 }
 
@@ -98,8 +136,12 @@ mod tests {
     #[test]
     fn present_and_absent_machines_are_listed() {
         let answer = json!({
-            "nodes": [{"name": "den", "node": "A", "state": "serving", "layers": [0, 4], "memory_bytes": 1048576}],
+            "nodes": [
+                {"name": "den", "node": "A", "state": "serving", "layers": [0, 4], "memory_bytes": 1048576},
+                {"name": "lap", "node": "C", "state": "paused", "paused": "it runs on battery"},
+            ],
             "absent": [{"name": "attic", "node": "B"}],
+            "links": [{"from": "H", "to": "A", "rtt_s": 0.00031, "bytes_per_s": 1.1e8}],
         });
         let table = table(&answer);
         let lines: Vec<&str> = table.lines().collect();
@@ -110,6 +152,11 @@ mod tests {
         };
         assert!(has(&["den", "serving", "0..4", "1.00 MiB"]), "{table}");
         assert!(has(&["attic", "absent"]), "{table}");
+        assert!(has(&["lap", "paused: it runs on battery"]), "{table}");
+        assert!(
+            has(&["coordinator", "den", "0.31 ms", "110 MB/s"]),
+            "{table}"
+        );
         assert!(super::table(&json!({})).contains("coordinator invite"));
     }
 }

@@ -22,11 +22,12 @@ with --config; flags win over the environment, the environment over the file.
 Examples:
   coordinator serve --model models/big-00001-of-00003.gguf
   coordinator serve --model models/qwen3-30b --expect 3 --context 16384
+  coordinator serve --model Qwen3-30B-A3B-Q4_K_M       after: coordinator model add hf:..
   coordinator serve --model big.gguf --api 0.0.0.0:8080 --api-key-file ~/.hearth-key
   coordinator serve --model big.gguf --plan plan.json"
 )]
 pub(crate) struct Flags {
-    /// A .gguf file (of split files the first) or a safetensors directory
+    /// A .gguf file (of split files the first), a safetensors directory, or the name of an added model
     #[arg(long, value_name = "REF")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) model: Option<Vec<String>>,
@@ -38,6 +39,10 @@ pub(crate) struct Flags {
     #[arg(long, value_name = "IP:PORT")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) mesh: Option<String>,
+    /// Whether machines of the network are told by multicast DNS where this is: on or off [default: on, off on loopback]
+    #[arg(long, value_name = "on|off")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) discovery: Option<String>,
     /// Where key and state are kept [default: the user's data directory]
     #[arg(long, value_name = "DIR")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -92,6 +97,7 @@ pub(crate) async fn run(flags: Flags) -> Outcome {
     let opened = served::open(&settings.model).await?;
     settings.suit(&opened.checkpoint.facts())?;
     let mut house = HouseSettings::new(settings.data_dir, opened.checkpoint, settings.mesh);
+    house.discovery = settings.discovery;
     house.expect = settings.expect;
     house.plan = settings.plan;
     house.context = settings.context;

@@ -28,7 +28,7 @@ pub(crate) async fn open(reference: &Path) -> Result<Opened, Failure> {
 fn read(path: &Path) -> Result<Opened, Failure> {
     if !path.exists() {
         return Err(Failure::Failed(format!(
-            "no model at {}; expected a .gguf file (of split files the first) or a safetensors directory",
+            "no model at {}; expected a .gguf file (of split files the first), a safetensors directory, or the name of a model that `coordinator model list` shows",
             path.display()
         )));
     }

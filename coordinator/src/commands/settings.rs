@@ -7,6 +7,7 @@ use command::Failure;
 use command::settings::{default_data_dir, layered};
 use coordinator::house::PlanChoice;
 use coordinator::http::{ApiKey, HttpConfig};
+use coordinator::models::{ModelsError, Shelf};
 use plan::{KvType, Plan};
 use proto::facts::ModelFacts;
 use proto::limits::STEP_SEGMENTS_MAX;
@@ -21,10 +22,11 @@ const KEY_BYTES_MAX: u64 = 4096;
 /// Characters that a key has at least.
 const KEY_CHARS_LEAST: usize = 16;
 /// Settings that the environment may give.
-const KNOWN: [&str; 12] = [
+const KNOWN: [&str; 13] = [
     "model",
     "api",
     "mesh",
+    "discovery",
     "data_dir",
     "context",
     "expect",
@@ -44,6 +46,7 @@ struct Merged {
     model: Vec<String>,
     api: Option<SocketAddr>,
     mesh: Option<SocketAddr>,
+    discovery: Option<String>,
     data_dir: Option<PathBuf>,
     context: Option<u32>,
     expect: Option<usize>,
@@ -80,6 +83,8 @@ pub(crate) struct Settings {
     pub(crate) api: SocketAddr,
     /// Where the mesh listens.
     pub(crate) mesh: SocketAddr,
+    /// Whether the network is told where.
+    pub(crate) discovery: bool,
     /// Where key and state are kept.
     pub(crate) data_dir: PathBuf,
     /// Positions per sequence, if somebody said so.
@@ -113,17 +118,19 @@ pub(crate) fn merge(flags: &Flags) -> Result<Settings, Failure> {
             "--expect 0 came; at least 1 machine is needed to run a model".to_owned(),
         ));
     }
+    let data_dir = merged
+        .data_dir
+        .unwrap_or_else(|| default_data_dir("coordinator"));
     Ok(Settings {
-        model: one_model(merged.model)?,
+        model: found(one_model(merged.model)?, &data_dir)?,
         api: merged
             .api
             .unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 8080))),
         mesh: merged
             .mesh
             .unwrap_or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 7411))),
-        data_dir: merged
-            .data_dir
-            .unwrap_or_else(|| default_data_dir("coordinator")),
+        data_dir,
+        discovery: discovery(merged.discovery.as_deref())?,
         context: merged.context,
         expect: merged.expect,
         plan: choice(merged.plan.as_deref())?,
@@ -166,6 +173,16 @@ fn usage(error: command::settings::SettingsError) -> Failure {
     Failure::Usage(Failure::of(&error).to_string())
 }
 
+fn discovery(word: Option<&str>) -> Result<bool, Failure> {
+    match word {
+        None | Some("on") => Ok(true),
+        Some("off") => Ok(false),
+        Some(other) => Err(Failure::Usage(format!(
+            "--discovery {other} came; expected on or off"
+        ))),
+    }
+}
+
 fn one_model(mut models: Vec<String>) -> Result<PathBuf, Failure> {
     match (models.pop(), models.len()) {
         (Some(model), 0) => Ok(model.into()),
@@ -177,6 +194,17 @@ fn one_model(mut models: Vec<String>) -> Result<PathBuf, Failure> {
             "{} models were named; this version serves one: start a second service with another --data-dir, --api and --mesh",
             others + 1
         ))),
+    }
+}
+
+/// The path as it is, or that of the added model whose name it is. A file wins over a name.
+fn found(model: PathBuf, data_dir: &Path) -> Result<PathBuf, Failure> {
+    let name = model.to_str().filter(|_| !model.exists());
+    match name.map(|name| Shelf::of(data_dir).open(name)) {
+        Some(Ok(path)) => Ok(path),
+        // What is neither is refused as a path, when it is opened.
+        None | Some(Err(ModelsError::Unknown(_) | ModelsError::Name(_))) => Ok(model),
+        Some(Err(error)) => Err(Failure::of(&error)),
     }
 }
 
@@ -246,6 +274,7 @@ mod tests {
         assert_eq!(settings.api.to_string(), "127.0.0.1:8080");
         assert_eq!(settings.mesh.to_string(), "0.0.0.0:7411");
         assert_eq!(settings.sequences, SEQUENCES);
+        assert!(settings.discovery);
         assert!(matches!(settings.plan, PlanChoice::Auto));
         assert!(settings.http.api_key.is_none());
     }
@@ -296,6 +325,14 @@ mod tests {
                 ..flags()
             })
             .contains("at least 1")
+        );
+        let discovery = Some("maybe".to_owned());
+        assert!(
+            refused(Flags {
+                discovery,
+                ..flags()
+            })
+            .contains("maybe")
         );
         let api = Some("localhost".to_owned());
         assert!(refused(Flags { api, ..flags() }).contains("api"));

@@ -11,7 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use command::local::{Call, Listener};
-use plan::{NodeFacts, Plan};
+use plan::Plan;
+use proto::control::{LinkRates, NodeMessage};
 use proto::frame::Frame;
 use proto::{Epoch, NodeId};
 use session::Input as Told;
@@ -22,15 +23,20 @@ use transport::{ControlPeer, MeshEvent, PairingRequest, Sockets};
 
 use super::desk::{Desk, Kicked};
 use super::facts::Fixed;
+use super::knocks::Knocks;
 use super::library::Library;
 use super::links::{Links, News};
-use super::planning::{Wish, make_plan};
+use super::planning::Wish;
 use super::post::{Post, Unsent};
 use super::serving::{Effect, Serving};
+use super::settings::HouseTiming;
 use super::state::{Act, Event, Household, Newcomer, PlanFailure};
+use super::survey::Survey;
 use crate::gateway::{Command, GatewayHousehold, Phase};
+use surveying::WantedPlan;
 
 mod owner;
+mod surveying;
 
 /// Pieces of news about frames that could not be sent.
 const UNSENT_MAX: usize = 64;
@@ -46,7 +52,7 @@ pub(super) struct Parts {
     pub library: Arc<Library>,
     pub session: session::Config,
     pub fixed: Fixed,
-    pub drain: Duration,
+    pub timing: HouseTiming,
 }
 
 /// What the actor tells whoever started it, and is told.
@@ -67,6 +73,10 @@ enum Done {
         result: Result<(Plan, Epoch), PlanFailure>,
     },
     Catalogued(Result<[u8; 32], String>),
+    Probed {
+        ticket: u64,
+        link: Result<LinkRates, String>,
+    },
     Kicked {
         call: Call,
         result: Result<Kicked, String>,
@@ -98,19 +108,27 @@ pub(super) struct Actor {
     tasks: JoinSet<Done>,
     /// Machines that were removed and still have a connection on which they are told so.
     kicked: HashSet<NodeId>,
+    /// Devices that wait on the owner's screen.
+    knocks: Knocks,
     began: Instant,
     /// When the service ends, whatever still runs.
     ends: Option<Instant>,
     /// What of the household was published last.
     published: Option<u64>,
     phase: Phase,
+    survey: Survey,
+    /// A plan that waits for links to be measured.
+    wanted: Option<WantedPlan>,
 }
 
 impl Actor {
     pub fn new(parts: Parts, strings: Strings) -> Self {
         let (links, news) = Links::new();
         let (unsent_out, unsent) = mpsc::channel(UNSENT_MAX);
+        let coordinator = parts.desk.endpoint.node_id().clone();
         Self {
+            survey: Survey::new(coordinator, parts.timing.survey_every),
+            wanted: None,
             post: Post::start(&parts.sockets.mesh, &unsent_out),
             serving: Serving::new(parts.session),
             parts,
@@ -120,6 +138,7 @@ impl Actor {
             unsent,
             tasks: JoinSet::new(),
             kicked: HashSet::new(),
+            knocks: Knocks::default(),
             began: Instant::now(),
             ends: None,
             published: None,
@@ -156,6 +175,7 @@ impl Actor {
         let due = [
             self.parts.household.poll_timeout(),
             self.serving.session().poll_timeout(),
+            self.survey_timeout(),
         ];
         let due = due
             .into_iter()
@@ -199,7 +219,7 @@ impl Actor {
             Input::Done(done) => self.done(now, done),
             Input::Unsent(unsent) => self.unsent(now, unsent),
             Input::Shutdown => {
-                self.ends = Instant::now().checked_add(self.parts.drain);
+                self.ends = Instant::now().checked_add(self.parts.timing.drain);
                 self.parts.household.handle_input(now, Event::Drain);
             }
             Input::Time => {
@@ -223,6 +243,7 @@ impl Actor {
                 break;
             }
         }
+        self.survey(now);
         if self.published != Some(self.parts.household.revision()) {
             self.published = Some(self.parts.household.revision());
             self.publish(now);
@@ -259,7 +280,7 @@ impl Actor {
 
     fn act(&mut self, now: Duration, act: Act) {
         match act {
-            Act::Plan { ticket, nodes } => self.plan(ticket, nodes),
+            Act::Plan { ticket, nodes } => self.want_plan(now, ticket, nodes),
             Act::Send { link, message } => {
                 if let Err(error) = self.links.send(link, message) {
                     self.links.part(link);
@@ -274,14 +295,6 @@ impl Actor {
             Act::Catalogue => self.catalogue(),
             Act::Session(input) => self.serving.input(now, input),
         }
-    }
-
-    fn plan(&mut self, ticket: u64, nodes: Vec<NodeFacts>) {
-        let (wish, store) = (Arc::clone(&self.parts.wish), self.parts.desk.store.clone());
-        self.tasks.spawn(async move {
-            let result = make_plan(wish, store, nodes).await;
-            Done::Planned { ticket, result }
-        });
     }
 
     /// Makes the catalogue off the async threads.
@@ -399,6 +412,10 @@ impl Actor {
 
     fn heard(&mut self, now: Duration, news: News) {
         let News { link, said } = news;
+        if let (Ok(NodeMessage::Measured(measured)), Some(node)) = (&said, self.links.node(link)) {
+            let (ticket, link) = (measured.ticket, measured.link.clone());
+            self.survey.measured(now, &node.clone(), ticket, link);
+        }
         match said {
             Ok(message) => self
                 .parts

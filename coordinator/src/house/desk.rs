@@ -3,14 +3,17 @@
 //! Owns pairing and the parsing of local requests. Must never change who runs what: a kicked machine is reported to the
 //! actor, which draws the consequences.
 
+use std::net::SocketAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use proto::NodeId;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use transport::{Endpoint, Invite, PairingAnswer, PairingRefusal, PairingRequest, Secret};
+use tokio::sync::oneshot;
+use transport::{CheckWords, Endpoint, Invite, PairingAnswer, PairingRefusal, Secret};
 
 use super::addresses::{interfaces, reachable};
+use super::knocks::{Knock, KnockFacts};
 use super::settings::HouseError;
 use crate::store::{Bearer, Redeemed, Store};
 
@@ -24,6 +27,18 @@ const INVITE_S_MAX: u64 = 7 * 24 * 3600;
 pub(super) struct Desk {
     pub store: Store,
     pub endpoint: Endpoint,
+    /// Whether machines of the network are told where the household is.
+    pub announced: bool,
+}
+
+/// A device that has shown an invite.
+#[derive(Debug)]
+pub(super) struct Shown {
+    pub node: NodeId,
+    pub remote: SocketAddr,
+    pub name: String,
+    pub secret: Secret,
+    pub reply: oneshot::Sender<PairingAnswer>,
 }
 
 /// What the owner asks for over the local socket.
@@ -40,6 +55,15 @@ pub(super) enum Ask {
     Kick {
         node: String,
     },
+    /// Who waits on the screen to be let in.
+    Pending {},
+    /// Lets one of these in, by its number or its words.
+    Approve {
+        device: String,
+    },
+    Deny {
+        device: String,
+    },
     Stop {},
 }
 
@@ -54,7 +78,7 @@ impl Ask {
     /// A sentence for the command that sent it.
     pub fn parse(request: &Value) -> Result<Self, String> {
         Self::deserialize(request).map_err(|error| {
-            format!("the service does not understand the request ({error}); it knows invite, status, nodes, plan, kick and stop. Are both of the same version?")
+            format!("the service does not understand the request ({error}); it knows invite, status, nodes, plan, kick, pending, approve, deny and stop. Are both of the same version?")
         })
     }
 }
@@ -62,10 +86,34 @@ impl Ask {
 /// What `invite` answers.
 #[derive(Debug, Serialize)]
 pub(super) struct InviteFacts {
-    /// The short code to type: none until machines find each other by themselves.
-    code: Option<String>,
+    /// The short code to type.
+    code: String,
     url: String,
     expires_unix_s: i64,
+    /// The words that machines show for this household.
+    words: String,
+    /// Where to find it when machines cannot find each other by themselves.
+    coordinator: String,
+    /// Whether machines of the network can find it by themselves.
+    announced: bool,
+    /// The wrong attempt that has spent the code before this one.
+    failed: Option<FailedFacts>,
+}
+
+/// Somebody tried a code and was wrong.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct FailedFacts {
+    address: String,
+    seconds_ago: u64,
+}
+
+/// What `pending` answers.
+#[derive(Debug, Serialize)]
+pub(super) struct PendingFacts {
+    pub pending: Vec<KnockFacts>,
+    /// Whether a short code is open.
+    pub code_open: bool,
+    pub failed: Option<FailedFacts>,
 }
 
 /// A member that was removed.
@@ -104,23 +152,72 @@ impl Desk {
 
     /// The same for the local socket.
     pub async fn invite_facts(&self, ttl_s: u64) -> Result<InviteFacts, HouseError> {
-        let (invite, expires_unix_s) = self.invite(Duration::from_secs(ttl_s)).await?;
+        let ttl = Duration::from_secs(ttl_s);
+        let (invite, expires_unix_s) = self.invite(ttl).await?;
+        let failed = self.failed();
+        let code = self.endpoint.codes().open(invite.secret.clone(), ttl);
+        let first = invite.addresses.first();
         Ok(InviteFacts {
-            code: None,
+            code: code.reveal(),
             url: invite.to_string(),
             expires_unix_s,
+            words: CheckWords::of_key(self.endpoint.node_id()).to_string(),
+            coordinator: first.map(ToString::to_string).unwrap_or_default(),
+            announced: self.announced,
+            failed,
         })
     }
 
-    /// Answers a device that asks to become a member.
-    pub async fn pair(self, request: PairingRequest) {
-        let PairingRequest {
+    /// The wrong attempt that has spent the last short code.
+    fn failed(&self) -> Option<FailedFacts> {
+        let failed = self.endpoint.codes().failed()?;
+        Some(FailedFacts {
+            address: failed.remote.to_string(),
+            seconds_ago: failed.at.elapsed().as_secs(),
+        })
+    }
+
+    /// Who waits on the screen, and what became of the last short code.
+    pub fn pending_facts(&self, pending: Vec<KnockFacts>) -> PendingFacts {
+        PendingFacts {
+            pending,
+            code_open: self.endpoint.codes().is_open(),
+            failed: self.failed(),
+        }
+    }
+
+    /// Lets in a device that the owner has approved.
+    ///
+    /// # Errors
+    /// A sentence for the owner: there is no room, or the record cannot be written.
+    pub async fn approve(&self, knock: Knock) -> Result<KnockFacts, String> {
+        let Knock { facts, node, reply } = knock;
+        let admitted = self.store.admit(node.clone(), facts.name.clone(), unix_s());
+        let answer = match admitted.await.map_err(|error| error.to_string())? {
+            true => {
+                tracing::info!(%node, name = facts.name, "a new member was approved");
+                self.endpoint.members().admit(node);
+                PairingAnswer::Accept
+            }
+            false => PairingAnswer::Refuse(PairingRefusal::HouseholdFull),
+        };
+        // The device may have given up; it is a member all the same, and hears so when it asks again.
+        let _gone = reply.send(answer);
+        match answer {
+            PairingAnswer::Accept => Ok(facts),
+            PairingAnswer::Refuse(refusal) => Err(refusal.text().to_owned()),
+        }
+    }
+
+    /// Answers a device that shows an invite.
+    pub async fn pair(self, shown: Shown) {
+        let Shown {
             node,
             remote,
             name,
             secret,
             reply,
-        } = request;
+        } = shown;
         let bearer = Bearer {
             fingerprint: secret.fingerprint(),
             node: node.clone(),
@@ -130,6 +227,8 @@ impl Desk {
             Ok(Redeemed::Admitted) => {
                 tracing::info!(%node, %remote, "a new member was admitted");
                 self.endpoint.members().admit(node);
+                // Code and URL are one right: whichever is used, the other is spent.
+                self.endpoint.codes().close_for(&secret);
                 PairingAnswer::Accept
             }
             Ok(Redeemed::Unknown) => PairingAnswer::Refuse(PairingRefusal::InviteUnknown),
@@ -198,7 +297,10 @@ impl Desk {
         };
         let removed = self.store.remove(kicked.node.clone(), unix_s()).await;
         match removed.map_err(|error| error.to_string())? {
-            true => Ok(kicked),
+            true => {
+                self.endpoint.codes().close();
+                Ok(kicked)
+            }
             false => Err(format!("'{wanted}' is no member any more")),
         }
     }
@@ -233,6 +335,14 @@ mod tests {
                     node: "den".to_owned(),
                 }),
             ),
+            (json!({"do": "pending"}), Some(Ask::Pending {})),
+            (
+                json!({"do": "approve", "device": "1"}),
+                Some(Ask::Approve {
+                    device: "1".to_owned(),
+                }),
+            ),
+            (json!({"do": "deny"}), None),
             (json!({"do": "stop"}), Some(Ask::Stop {})),
             (json!({"do": "kick"}), None),
             (json!({"do": "invite", "ttl_s": -1}), None),

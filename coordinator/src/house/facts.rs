@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::state::{Household, NodeState};
+use super::survey::{LinkEntry, Survey};
 use crate::gateway::Phase;
 use crate::store::Member;
 
@@ -123,6 +124,7 @@ impl StatusFacts {
 pub(super) struct NodesFacts {
     nodes: Vec<NodeEntry>,
     absent: Vec<AbsentEntry>,
+    links: Vec<LinkEntry>,
 }
 
 #[derive(Debug, Serialize)]
@@ -141,6 +143,10 @@ struct NodeEntry {
     layers: Option<[u32; 2]>,
     embedding: bool,
     head: bool,
+    /// Of layers of other machines.
+    expert_groups: u32,
+    /// Of another machine's head.
+    head_blocks: u32,
     resident_bytes: u64,
     done_bytes: u64,
     total_bytes: u64,
@@ -150,6 +156,7 @@ struct NodeEntry {
     busy_us: u64,
     last_beat_ms: u64,
     trouble: Option<String>,
+    paused: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -161,13 +168,14 @@ struct AbsentEntry {
 
 impl NodesFacts {
     /// The machines that are in; those that are not come with [`NodesFacts::with_members`].
-    pub fn of(now: Duration, household: &Household) -> Self {
+    pub fn of(now: Duration, household: &Household, survey: &Survey) -> Self {
         let nodes = household.nodes().map(|node| {
             let run = household.run();
             let stage =
                 run.and_then(|run| run.plan.stages.iter().find(|stage| stage.node == node.id));
             let state = household.state_of(node, now);
-            let weight_bytes = stage.map_or(0, |stage| stage.weight_bytes);
+            let share = run.and_then(|run| run.share(&node.id));
+            let weight_bytes = share.map_or(0, |share| share.weight_bytes);
             let load = household.load_of(node);
             let served = if state == NodeState::Serving {
                 weight_bytes
@@ -189,6 +197,8 @@ impl NodesFacts {
                 layers: stage.map(|stage| [stage.first_layer, stage.end_layer]),
                 embedding: stage.is_some_and(|stage| stage.embedding),
                 head: stage.is_some_and(|stage| stage.head),
+                expert_groups: share.map_or(0, |share| share.expert_groups),
+                head_blocks: share.map_or(0, |share| share.head_blocks),
                 resident_bytes: node.beat.resident_bytes,
                 done_bytes: load.map_or(served, |load| load.done_bytes),
                 total_bytes: load.map_or(weight_bytes, |load| load.total_bytes),
@@ -199,11 +209,13 @@ impl NodesFacts {
                 last_beat_ms: u64::try_from(now.saturating_sub(node.heard).as_millis())
                     .unwrap_or(u64::MAX),
                 trouble: node.trouble.as_ref().map(|trouble| trouble.reason.clone()),
+                paused: node.paused().map(str::to_owned),
             }
         });
         Self {
             nodes: nodes.collect(),
             absent: Vec::new(),
+            links: survey.entries(now),
         }
     }
 

@@ -100,6 +100,11 @@ impl Links {
         }
     }
 
+    /// Whose connection it is.
+    pub fn node(&self, link: LinkId) -> Option<&NodeId> {
+        self.links.get(&link).map(|link| &link.node)
+    }
+
     /// Forgets a connection that is over, and tells whose it was.
     pub fn over(&mut self, link: LinkId) -> Option<NodeId> {
         self.links.remove(&link).map(|link| link.node.clone())

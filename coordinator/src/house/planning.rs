@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use plan::{KvType, NodeFacts, Plan, PlanError, PlanMode, PlanRequest};
+use plan::{KvType, LinkFacts, NodeFacts, Plan, PlanError, PlanMode, PlanRequest};
 use proto::Epoch;
 use proto::facts::ModelFacts;
 
@@ -24,21 +24,16 @@ pub(super) struct Wish {
 
 impl Wish {
     /// A plan for these machines. May take a while: not for an async thread.
-    pub fn plan(&self, nodes: Vec<NodeFacts>) -> Result<Plan, PlanError> {
+    pub fn plan(&self, nodes: Vec<NodeFacts>, links: Vec<LinkFacts>) -> Result<Plan, PlanError> {
         let mode = match &self.choice {
-            PlanChoice::File(given) if given.exchanges() => {
-                return Err(PlanError::File {
-                    what: "`experts` or `head_blocks`, which nodes do not exchange yet".to_owned(),
-                });
-            }
-            PlanChoice::File(given) => return plan::adopt(given, &self.model, &nodes, &[]),
+            PlanChoice::File(given) => return plan::adopt(given, &self.model, &nodes, &links),
             PlanChoice::Auto => PlanMode::Auto,
             PlanChoice::Layers => PlanMode::Layers,
         };
         plan::plan(&PlanRequest {
             model: self.model.clone(),
             nodes,
-            links: Vec::new(),
+            links,
             context: self.context,
             sequences: self.sequences,
             kv: self.kv,
@@ -52,13 +47,14 @@ pub(super) async fn make_plan(
     wish: Arc<Wish>,
     store: Store,
     nodes: Vec<NodeFacts>,
+    links: Vec<LinkFacts>,
 ) -> Result<(Plan, Epoch), PlanFailure> {
     let failure = |missing_bytes, text, retry| PlanFailure {
         missing_bytes,
         text,
         retry,
     };
-    let made = tokio::task::spawn_blocking(move || wish.plan(nodes)).await;
+    let made = tokio::task::spawn_blocking(move || wish.plan(nodes, links)).await;
     let plan = match made {
         Ok(Ok(plan)) => plan,
         Ok(Err(error)) => return Err(failure(error.missing_bytes(), error.to_string(), false)),

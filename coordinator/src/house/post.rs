@@ -3,8 +3,7 @@
 //! Owns one task per class, so that a prompt that waits for the wire does not hold up tokens, and the actor waits for
 //! neither. What cannot be sent is told with its epoch.
 
-use proto::frame::Frame;
-use proto::step::StepClass;
+use proto::frame::{Frame, StreamClass};
 use proto::{Epoch, NodeId};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -54,8 +53,8 @@ impl Post {
     /// When the queue is full: the stage takes nothing any more.
     pub fn send(&self, to: &NodeId, frame: Frame) -> Result<(), Unsent> {
         let lane = match frame.class() {
-            StepClass::Decode => &self.decode,
-            StepClass::Prefill => &self.prefill,
+            StreamClass::Decode | StreamClass::Expert => &self.decode,
+            StreamClass::Prefill => &self.prefill,
         };
         let epoch = frame.epoch();
         lane.letters

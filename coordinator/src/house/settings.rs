@@ -23,6 +23,8 @@ pub struct HouseSettings {
     pub model: Arc<Checkpoint>,
     /// Address and UDP port of the mesh; port 0 takes a free one.
     pub mesh: SocketAddr,
+    /// Whether the mesh is announced to the network; one on loopback never is.
+    pub discovery: bool,
     /// Machines that must be in before the first plan is made; `None` is one.
     pub expect: Option<usize>,
     /// How the plan is made.
@@ -47,6 +49,7 @@ impl HouseSettings {
             data_dir,
             model,
             mesh,
+            discovery: true,
             expect: None,
             plan: PlanChoice::Auto,
             context: None,
@@ -86,6 +89,10 @@ pub struct HouseTiming {
     pub drain: Duration,
     /// First pause of a machine that failed to load; doubles with each failure.
     pub trouble: Duration,
+    /// A plan waits at most so long for links that were not measured yet.
+    pub survey: Duration,
+    /// Links are measured anew after this long.
+    pub survey_every: Duration,
     /// Timing of connections.
     pub transport: transport::Timing,
 }
@@ -100,6 +107,8 @@ impl Default for HouseTiming {
             leave: Duration::from_secs(8),
             drain: Duration::from_secs(10),
             trouble: Duration::from_secs(2),
+            survey: Duration::from_secs(2),
+            survey_every: Duration::from_secs(900),
             transport: transport::Timing::default(),
         }
     }

@@ -14,11 +14,14 @@ use std::time::Duration;
 
 use plan::{NodeFacts, Plan};
 use proto::control::{CoordinatorMessage, Hello, NodeMessage, Peer};
+use proto::facts::ModelFacts;
 use proto::{Epoch, NodeId};
 
+mod assign;
 mod epoch;
 mod membership;
 mod node;
+mod offer;
 mod report;
 mod weights;
 
@@ -61,6 +64,8 @@ pub(crate) struct ModelPlace {
     pub path: String,
     pub size_bytes: u64,
     pub blake3: [u8; 32],
+    /// What its parts weigh.
+    pub facts: ModelFacts,
 }
 
 /// What the household is told.
@@ -138,11 +143,28 @@ pub(crate) enum Act {
 pub(crate) struct Run {
     pub epoch: Epoch,
     pub plan: Arc<Plan>,
+    /// What each machine of the plan holds.
+    pub shares: Arc<Vec<Share>>,
+}
+
+/// What one machine holds of a plan, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Share {
+    pub node: NodeId,
+    pub weight_bytes: u64,
+    /// Expert groups of layers of other machines.
+    pub expert_groups: u32,
+    /// Head blocks, where another machine samples.
+    pub head_blocks: u32,
 }
 
 impl Run {
     pub fn has(&self, node: &NodeId) -> bool {
-        self.plan.stages.iter().any(|stage| stage.node == *node)
+        self.plan.has(node)
+    }
+
+    pub fn share(&self, node: &NodeId) -> Option<&Share> {
+        self.shares.iter().find(|share| share.node == *node)
     }
 }
 
@@ -177,10 +199,12 @@ enum Phase {
     },
 }
 
-/// Machines of the running epoch that want to go.
+/// Machines of the running epoch that want to go, or to be planned for anew.
 #[derive(Debug)]
 struct Farewell {
     nodes: BTreeSet<NodeId>,
+    /// Machines that stay and give something else from then on, or nothing for a while.
+    changes: BTreeSet<NodeId>,
     until: Duration,
 }
 
@@ -340,6 +364,12 @@ impl Household {
     /// The machines that are in.
     pub fn nodes(&self) -> impl Iterator<Item = &Node> {
         self.nodes.values()
+    }
+
+    /// Where other machines find a machine that is in, and on which connection it is told something.
+    pub fn reach(&self, node: &NodeId) -> Option<(LinkId, Peer)> {
+        let node = self.nodes.get(node)?;
+        Some((node.link, node.peer(&self.rules.neighbours)))
     }
 
     /// Whether a machine of the running epoch waits for [`Event::Idle`].

@@ -1,5 +1,6 @@
 //! The record on a real disk: one use, bounds, crashes, and files that are not ours.
 
+use super::admission::CLOSED_INVITE_S;
 use super::*;
 
 const NOW: i64 = 1_700_000_000;
@@ -105,6 +106,67 @@ async fn a_removed_member_is_out_until_it_is_invited_again() {
         Redeemed::Admitted
     );
     assert_eq!(names(&store).await, ["a"]);
+}
+
+#[tokio::test]
+async fn an_invite_that_a_removed_member_may_have_seen_is_withdrawn() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).await.unwrap();
+    for secret in 1..=3 {
+        store.issue([secret; 32], NOW, NOW + 60).await.unwrap();
+    }
+    store.redeem(bearer(1, "a"), NOW).await.unwrap();
+    let (a, b) = (NodeId::new("a").unwrap(), NodeId::new("b").unwrap());
+    // Nothing is withdrawn for somebody who was no member.
+    assert!(!store.remove(b.clone(), NOW + 1).await.unwrap());
+    assert_eq!(
+        store.redeem(bearer(2, "b"), NOW + 1).await.unwrap(),
+        Redeemed::Admitted
+    );
+    assert!(store.removed().await.unwrap().is_empty());
+    assert!(store.remove(a.clone(), NOW + 2).await.unwrap());
+    assert_eq!(store.removed().await.unwrap(), std::slice::from_ref(&a));
+    for who in ["a", "c"] {
+        let got = store.redeem(bearer(3, who), NOW + 2).await.unwrap();
+        assert_eq!(got, Redeemed::Expired, "{who}");
+    }
+    // One made afterwards is the owner's word.
+    store.issue([4; 32], NOW + 2, NOW + 60).await.unwrap();
+    assert_eq!(
+        store.redeem(bearer(4, "a"), NOW + 2).await.unwrap(),
+        Redeemed::Admitted
+    );
+    assert!(store.removed().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn an_approved_machine_is_a_member_if_there_is_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).await.unwrap();
+    let node = |name: String| NodeId::new(name).unwrap();
+    for at in 0..limits::NODES_MAX {
+        let admitted = store.admit(node(format!("n{at}")), "x".into(), NOW).await;
+        assert!(admitted.unwrap(), "{at}");
+    }
+    assert!(
+        !store
+            .admit(node("more".into()), "x".into(), NOW)
+            .await
+            .unwrap()
+    );
+    assert!(
+        store
+            .admit(node("n0".into()), "y".into(), NOW)
+            .await
+            .unwrap()
+    );
+    assert!(store.remove(node("n0".into()), NOW).await.unwrap());
+    assert!(
+        store
+            .admit(node("more".into()), "x".into(), NOW)
+            .await
+            .unwrap()
+    );
 }
 
 #[tokio::test]

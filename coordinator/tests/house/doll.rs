@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 
 use proto::control::{
-    Assign, CONTROL_PROTOCOL, CoordinatorMessage, Hello, Loaded, NodeMessage, Peer,
+    Assign, CONTROL_PROTOCOL, CoordinatorMessage, Hello, LinkRates, Loaded, Measure, Measured,
+    NodeMessage, Peer,
 };
 use proto::frame::{Frame, RowsFrame, SamplesFrame};
 use proto::step::{Logits, Sampled, Step};
@@ -68,6 +69,7 @@ pub fn hello(name: &str) -> Hello {
         read_bytes_per_s: 1e10,
         macs_per_s: 1e10,
         addresses: Vec::new(),
+        paused: String::new(),
     }
 }
 
@@ -108,6 +110,7 @@ impl Doll {
         let (works, working) = watch::channel(true);
         let (orders, inbox) = mpsc::channel(8);
         let body = Body {
+            endpoint: endpoint.clone(),
             mesh,
             link,
             tell,
@@ -143,6 +146,7 @@ impl Doll {
 }
 
 struct Body {
+    endpoint: Endpoint,
     mesh: Mesh,
     link: ControlLink,
     tell: watch::Sender<Heard>,
@@ -212,8 +216,27 @@ impl Body {
                 self.tell.send_modify(|heard| heard.released = Some(epoch))
             }
             CoordinatorMessage::Kicked { .. } => self.tell.send_modify(|heard| heard.kicked = true),
+            CoordinatorMessage::Measure(asked) => self.measure(asked).await,
             _ => {}
         }
+    }
+
+    async fn measure(&mut self, asked: Measure) {
+        let Measure { ticket, peer, dial } = asked;
+        if !dial {
+            return self.endpoint.expect_probe(peer.node);
+        }
+        let link = self.endpoint.probe(&peer).await;
+        let link = link
+            .map_err(|error| error.to_string())
+            .map(|link| LinkRates {
+                rtt_s: link.rtt.as_secs_f64(),
+                out_bytes_per_s: link.out_bytes_per_s,
+                in_bytes_per_s: link.in_bytes_per_s,
+            });
+        let node = peer.node;
+        self.say(NodeMessage::Measured(Measured { ticket, node, link }))
+            .await;
     }
 
     async fn work(&mut self) {

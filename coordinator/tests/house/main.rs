@@ -129,6 +129,49 @@ impl Home {
     }
 }
 
+/// The links that `nodes` shows once it knows so many.
+async fn links(home: &Home, count: usize) -> Vec<Value> {
+    soon("links are measured", async {
+        loop {
+            let links = home.ask(json!({"do": "nodes"})).await["links"].clone();
+            let links = links.as_array().unwrap().clone();
+            if links.len() == count {
+                return links;
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn links_are_measured_between_all_machines_before_the_first_plan() {
+    let home = Home::open().await;
+    let (a, b) = (home.join("a").await, home.join("b").await);
+    home.ready_on(&[&a, &b]).await;
+    let ids = [
+        a.id().to_string(),
+        b.id().to_string(),
+        home.house.node_id().to_string(),
+    ];
+    let links = links(&home, 6).await;
+    for link in &links {
+        let (from, to) = (link["from"].as_str().unwrap(), link["to"].as_str().unwrap());
+        assert!(from != to && ids.iter().any(|id| id == from) && ids.iter().any(|id| id == to));
+        assert!(link["rtt_s"].as_f64().unwrap() > 0.0, "{link}");
+        assert!(link["bytes_per_s"].as_f64().unwrap() > 1e4, "{link}");
+    }
+    let planned = home.ask(json!({"do": "plan"})).await["links"].clone();
+    let between: Vec<&Value> = planned.as_array().unwrap().iter().collect();
+    assert_eq!(
+        between.len(),
+        2,
+        "both directions between the stages: {planned}"
+    );
+    a.die().await;
+    self::links(&home, 2).await;
+}
+
 async fn until(doll: &Doll, what: &str, is: impl FnMut(&Heard) -> bool) -> Heard {
     let mut heard = doll.heard.clone();
     let heard = soon(what, heard.wait_for(is)).await;

@@ -146,8 +146,8 @@ fn main() {
     let spec = SliceSpec {
         embedding: true,
         layers: 0..layers,
-        groups: vec![],
         head: true,
+        ..SliceSpec::default()
     };
     let most = contexts.iter().copied().max().unwrap_or(0) + tokens * rounds;
     for name in list("kv", "f32,f16,q8").split(',') {

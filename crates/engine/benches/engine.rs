@@ -158,8 +158,8 @@ fn main() {
     let spec = SliceSpec {
         embedding: true,
         layers: 0..layers,
-        groups: vec![],
         head: true,
+        ..SliceSpec::default()
     };
     let cache = CacheSpec {
         kv: KvType::F16,

@@ -58,6 +58,16 @@ pub enum EngineError {
         /// What was expected.
         expected: u64,
     },
+    /// Logits from elsewhere do not answer what was asked.
+    #[error("logits from elsewhere: {what} {got}, expected {expected}")]
+    Logits {
+        /// Which field.
+        what: &'static str,
+        /// What came.
+        got: u64,
+        /// What was expected.
+        expected: u64,
+    },
     /// The caches asked for cannot be addressed.
     #[error("caches of {pages} pages and {slots} slots do not fit into memory addresses")]
     Caches {

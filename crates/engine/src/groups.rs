@@ -4,8 +4,6 @@
 //! children `2n` and `2n + 1`, group `g` of `G` is node `G + g`. Whoever holds groups sends one row per maximal
 //! subtree of which it holds every group, so that the sum has the same shape wherever the groups live.
 
-use std::collections::BTreeMap;
-
 use proto::facts::expert_groups;
 
 pub use proto::GroupSet;
@@ -13,6 +11,18 @@ pub use proto::GroupSet;
 /// A node of the summation tree, numbered like a heap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Subtree(pub u8);
+
+impl Subtree {
+    /// The groups below the node, in a layer with `groups` groups; none for a node that is not in its tree.
+    #[must_use]
+    pub fn groups(self, groups: u32) -> GroupSet {
+        if self.0 == 0 {
+            return GroupSet::none();
+        }
+        let (first, size) = span(self, groups);
+        (first..first + size).fold(GroupSet::none(), GroupSet::with)
+    }
+}
 
 /// The maximal subtrees all of whose groups are in `set`, left to right.
 #[must_use]
@@ -45,32 +55,6 @@ pub fn group_of(expert: u32, experts: u32) -> u32 {
         .unwrap_or(groups.saturating_sub(1))
 }
 
-/// Sums rows up the tree from `node`: a row that is there is taken, else the two children are added (left + right);
-/// an empty side is skipped. `None` when nothing below `node` is there.
-pub fn tree_sum(
-    node: Subtree,
-    groups: u32,
-    rows: &mut BTreeMap<Subtree, Vec<f32>>,
-) -> Option<Vec<f32>> {
-    if let Some(row) = rows.remove(&node) {
-        return Some(row);
-    }
-    if u32::from(node.0) >= groups {
-        return None;
-    }
-    let left = tree_sum(Subtree(node.0 * 2), groups, rows);
-    let right = tree_sum(Subtree(node.0 * 2 + 1), groups, rows);
-    match (left, right) {
-        (Some(mut l), Some(r)) => {
-            for (a, b) in l.iter_mut().zip(&r) {
-                *a += *b;
-            }
-            Some(l)
-        }
-        (one, other) => one.or(other),
-    }
-}
-
 /// The first group and the number of groups below `node`.
 #[must_use]
 pub fn span(node: Subtree, groups: u32) -> (u32, u32) {
@@ -81,7 +65,35 @@ pub fn span(node: Subtree, groups: u32) -> (u32, u32) {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
+
+    /// Sums rows up the tree from `node`: a row that is there is taken, else the two children are added (left + right);
+    /// an empty side is skipped. `None` when nothing below `node` is there.
+    pub(crate) fn tree_sum(
+        node: Subtree,
+        groups: u32,
+        rows: &mut BTreeMap<Subtree, Vec<f32>>,
+    ) -> Option<Vec<f32>> {
+        if let Some(row) = rows.remove(&node) {
+            return Some(row);
+        }
+        if u32::from(node.0) >= groups {
+            return None;
+        }
+        let left = tree_sum(Subtree(node.0 * 2), groups, rows);
+        let right = tree_sum(Subtree(node.0 * 2 + 1), groups, rows);
+        match (left, right) {
+            (Some(mut l), Some(r)) => {
+                for (a, b) in l.iter_mut().zip(&r) {
+                    *a += *b;
+                }
+                Some(l)
+            }
+            (one, other) => one.or(other),
+        }
+    }
 
     #[test]
     fn the_cover_is_maximal_and_exact() {

@@ -8,7 +8,7 @@ use crate::EngineError;
 use crate::delta::{Recurrent, recurrent};
 use crate::groups::GroupSet;
 use crate::weights::{
-    AttentionWeights, DeltaWeights, FeedForward, FfnWeights, LayerWeights, MixerWeights,
+    AttentionWeights, DeltaWeights, Experts, FeedForward, FfnWeights, LayerWeights, MixerWeights,
     MoeWeights, Weight, weight_type,
 };
 
@@ -103,7 +103,7 @@ impl Layer<'_> {
         Ok(found.unwrap_or(ActFormat::F32))
     }
 
-    fn moe(&self, held: GroupSet) -> Result<MoeWeights, EngineError> {
+    fn experts(&self, held: GroupSet) -> Result<Experts, EngineError> {
         let shape = self.checkpoint.arch().moe.as_ref();
         let shape = shape.ok_or(EngineError::NotHeld("experts"))?;
         let experts = u32::try_from(shape.experts).unwrap_or(u32::MAX);
@@ -115,6 +115,16 @@ impl Layer<'_> {
                 }
             }
         }
+        Ok(Experts {
+            travel: self.travel_format(experts)?,
+            groups: held,
+            by_id: found,
+        })
+    }
+
+    fn moe(&self, held: GroupSet) -> Result<MoeWeights, EngineError> {
+        let shape = self.checkpoint.arch().moe.as_ref();
+        let shape = shape.ok_or(EngineError::NotHeld("experts"))?;
         let shared = shape.shared_width.is_some();
         let ffn = || {
             self.ffn(
@@ -125,23 +135,49 @@ impl Layer<'_> {
         };
         let router = || self.matrix(LayerRole::SharedRouter);
         let shared_ffn = shared.then(ffn).transpose()?;
-        let mut formats: Vec<_> = found
-            .iter()
-            .flatten()
+        let experts = self.experts(held)?;
+        let mut formats: Vec<_> = (experts.by_id.iter().flatten())
             .chain(&shared_ffn)
             .flat_map(|ffn| [ffn.gate.ty.act_format(), ffn.up.ty.act_format()])
             .collect();
         formats.sort_unstable();
         formats.dedup();
         Ok(MoeWeights {
-            travel: self.travel_format(experts)?,
             formats,
             router: self.matrix(LayerRole::Router)?,
-            experts: found,
+            experts,
             shared: shared_ffn,
             shared_router: shared.then(router).transpose()?,
         })
     }
+}
+
+/// Finds expert groups of a layer whose trunk is elsewhere.
+///
+/// # Errors
+/// When the model has no such layer or group, or the layer no experts.
+pub fn experts(
+    checkpoint: &Checkpoint,
+    index: u32,
+    held: GroupSet,
+) -> Result<Experts, EngineError> {
+    let arch = checkpoint.arch();
+    let kind = arch.layers.get(index as usize);
+    let groups = arch
+        .moe
+        .as_ref()
+        .filter(|_| kind.is_some_and(|kind| kind.ffn == FfnKind::Moe))
+        .map_or(0, |moe| {
+            expert_groups(u32::try_from(moe.experts).unwrap_or(u32::MAX))
+        });
+    if let Some(group) = held.without(GroupSet::all(groups)).iter().next() {
+        return Err(EngineError::Slice {
+            what: "expert group",
+            got: group.into(),
+            have: groups.into(),
+        });
+    }
+    Layer { checkpoint, index }.experts(held)
 }
 
 /// Finds the weights of one layer, with the expert groups in `held`.

@@ -5,45 +5,16 @@
 //! an owner elsewhere computes on the same bits.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 
-use kernels::{Acts, Rows, parallel_gated, parallel_matmul};
+use kernels::{Rows, parallel_gated, parallel_matmul};
 use proto::facts::expert_groups;
 
-use crate::groups::{GroupSet, Subtree, cover, group_of, span, tree_sum};
+use crate::exchange::{Partials, Routes};
+use crate::groups::{GroupSet, Subtree, cover, group_of, span};
 use crate::scratch::{ActSet, sized};
 use crate::slice::Weights;
-use crate::weights::{FfnWeights, MoeWeights};
+use crate::weights::{Experts, FfnWeights, MoeWeights};
 use crate::{EngineError, dense};
-
-/// The experts of one row with their weights, ascending by id.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct RowRoute {
-    /// (expert, weight as applied).
-    pub experts: Vec<(u32, f32)>,
-}
-
-/// Rows that need expert groups which live elsewhere.
-#[derive(Debug, Clone)]
-pub struct ExpertRequest {
-    /// The layer.
-    pub layer: u32,
-    /// The groups that are missing here.
-    pub missing: GroupSet,
-    /// The normed rows, in the format that the experts' weights consume.
-    pub acts: Acts,
-    /// One route per row.
-    pub routes: Vec<RowRoute>,
-}
-
-/// Partial sums of one owner: one row per held maximal subtree that a row has an expert in.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct Partials {
-    /// (row of the request, subtree), in order of row, then subtree.
-    pub entries: Vec<(u32, Subtree)>,
-    /// `[entries.len()][hidden]`.
-    pub values: Vec<f32>,
-}
 
 /// Buffers of one layer's experts.
 #[derive(Debug, Default)]
@@ -87,14 +58,15 @@ struct Pairs {
 
 impl Pairs {
     /// Takes the pairs of `routes` whose experts are held.
-    fn fill(&mut self, moe: &MoeWeights, routes: &[RowRoute]) {
+    fn fill(&mut self, held: &Experts, routes: &Routes) {
+        let by_id = &held.by_id;
         let held = |expert: u32| {
-            let weights = moe.experts.get(expert as usize);
+            let weights = by_id.get(expert as usize);
             weights.is_some_and(Option::is_some)
         };
         self.next.clear();
-        self.next.resize(moe.experts.len(), 0);
-        for (expert, _) in routes.iter().flat_map(|r| &r.experts) {
+        self.next.resize(by_id.len(), 0);
+        for (expert, _) in routes.all() {
             if let (true, Some(count)) = (held(*expert), self.next.get_mut(*expert as usize)) {
                 *count += 1;
             }
@@ -113,9 +85,9 @@ impl Pairs {
         self.rows.resize(first, 0);
         self.terms.clear();
         self.row_ends.clear();
-        let experts = u32::try_from(moe.experts.len()).unwrap_or(u32::MAX);
-        for (row, route) in (0u32..).zip(routes) {
-            for (expert, weight) in &route.experts {
+        let experts = u32::try_from(by_id.len()).unwrap_or(u32::MAX);
+        for (row, route) in (0u32..).zip(routes.rows()) {
+            for (expert, weight) in route {
                 if let (true, Some(next)) = (held(*expert), self.next.get_mut(*expert as usize)) {
                     if let Some(place) = self.rows.get_mut(*next) {
                         *place = row;
@@ -152,8 +124,9 @@ fn outputs<'a>(mut buffer: &'a mut [f32], pairs: &Pairs, cols: usize) -> Vec<&'a
     parts
 }
 
-fn held(moe: &MoeWeights, expert: u32) -> Result<&FfnWeights, EngineError> {
-    moe.experts
+fn held(experts: &Experts, expert: u32) -> Result<&FfnWeights, EngineError> {
+    experts
+        .by_id
         .get(expert as usize)
         .and_then(Option::as_ref)
         .ok_or(EngineError::NotHeld("expert of a group it serves"))
@@ -164,7 +137,7 @@ fn held(moe: &MoeWeights, expert: u32) -> Result<&FfnWeights, EngineError> {
 /// `scratch.shared.down` `[rows][hidden]`.
 fn run_experts(
     weights: &Weights,
-    (moe, shared): (&MoeWeights, Option<&FfnWeights>),
+    (experts, shared): (&Experts, Option<&FfnWeights>),
     rows: usize,
     acts: &ActSet,
     scratch: &mut MoeScratch,
@@ -175,7 +148,7 @@ fn run_experts(
         shared: common,
     } = scratch;
     let width = match pairs.experts.first() {
-        Some((expert, ..)) => held(moe, *expert)?.gate.rows,
+        Some((expert, ..)) => held(experts, *expert)?.gate.rows,
         None => 0,
     };
     let exec = &weights.exec;
@@ -183,7 +156,7 @@ fn run_experts(
     let outs = outputs(sized(&mut own.mid, pairs.rows.len() * width), pairs, width);
     for ((expert, first, end), out) in pairs.experts.iter().zip(outs) {
         let rows = pairs.rows.get(*first..*end).unwrap_or_default();
-        let ffn = held(moe, *expert)?;
+        let ffn = held(experts, *expert)?;
         tasks.push(dense::gated(weights, ffn, acts, Rows::List(rows), out)?);
     }
     if let Some(ffn) = shared {
@@ -193,7 +166,7 @@ fn run_experts(
     parallel_gated(&exec.pool, exec.isa, &mut tasks);
     own.acts.clear();
     for (expert, ..) in &pairs.experts {
-        let format = held(moe, *expert)?.down.ty.act_format();
+        let format = held(experts, *expert)?.down.ty.act_format();
         own.acts.need(exec, format, &own.mid, width);
     }
     let hidden = weights.hidden;
@@ -204,7 +177,7 @@ fn run_experts(
         hidden,
     );
     for ((expert, first, end), out) in pairs.experts.iter().zip(outs) {
-        let ffn = held(moe, *expert)?;
+        let ffn = held(experts, *expert)?;
         tasks.push(dense::output(
             weights,
             &ffn.down,
@@ -241,11 +214,11 @@ struct RowSum<'a> {
 }
 
 /// Levels of the tree over 16 groups below the root.
-const TREE_LEVELS: usize = 4;
+pub(crate) const TREE_LEVELS: usize = 4;
 
 thread_local! {
     /// One row for each level of the tree, and one for the sum.
-    static SUMS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    pub(crate) static SUMS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
 impl RowSum<'_> {
@@ -317,15 +290,15 @@ pub fn quantise(weights: &Weights, moe: &MoeWeights, normed: &[f32], acts: &mut 
 pub fn whole_layer(
     weights: &Weights,
     moe: &MoeWeights,
-    (routes, gates): (&[RowRoute], &[f32]),
+    (routes, gates): (&Routes, &[f32]),
     acts: &ActSet,
     scratch: &mut MoeScratch,
     x: &mut [f32],
 ) -> Result<(), EngineError> {
-    scratch.pairs.fill(moe, routes);
+    scratch.pairs.fill(&moe.experts, routes);
     run_experts(
         weights,
-        (moe, moe.shared.as_ref()),
+        (&moe.experts, moe.shared.as_ref()),
         routes.len(),
         acts,
         scratch,
@@ -358,15 +331,14 @@ pub fn whole_layer(
 pub fn own_part(
     weights: &Weights,
     moe: &MoeWeights,
-    set: GroupSet,
-    (routes, gates): (&[RowRoute], &[f32]),
+    (routes, gates): (&Routes, &[f32]),
     acts: &ActSet,
     scratch: &mut MoeScratch,
 ) -> Result<(Partials, Vec<f32>), EngineError> {
-    scratch.pairs.fill(moe, routes);
+    scratch.pairs.fill(&moe.experts, routes);
     run_experts(
         weights,
-        (moe, moe.shared.as_ref()),
+        (&moe.experts, moe.shared.as_ref()),
         routes.len(),
         acts,
         scratch,
@@ -375,24 +347,23 @@ pub fn own_part(
         Some(_) => scratch.scaled_shared(weights, gates),
         None => Vec::new(),
     };
-    Ok((collect(weights, set, routes.len(), scratch), shared))
+    let own = collect(weights, moe.experts.groups, routes.len(), scratch);
+    Ok((own, shared))
 }
 
-/// What the groups in `set` make of the rows: one partial row per maximal held subtree with an expert of the row.
+/// What the held groups of a layer make of the rows: one partial row per maximal held subtree with an expert of the row.
 ///
-/// `acts` must hold the rows in the format of every gate and up matrix. Experts that this slice does not hold are
-/// left out, so `set` must be among the groups that it holds.
+/// `acts` must hold the rows in the format of every gate and up matrix. Experts that are not held are left out.
 pub fn partials(
     weights: &Weights,
-    moe: &MoeWeights,
-    set: GroupSet,
-    routes: &[RowRoute],
+    experts: &Experts,
+    routes: &Routes,
     acts: &ActSet,
     scratch: &mut MoeScratch,
 ) -> Result<Partials, EngineError> {
-    scratch.pairs.fill(moe, routes);
-    run_experts(weights, (moe, None), routes.len(), acts, scratch)?;
-    Ok(collect(weights, set, routes.len(), scratch))
+    scratch.pairs.fill(experts, routes);
+    run_experts(weights, (experts, None), routes.len(), acts, scratch)?;
+    Ok(collect(weights, experts.groups, routes.len(), scratch))
 }
 
 /// The partial rows of what the held experts computed.
@@ -421,74 +392,4 @@ fn collect(weights: &Weights, set: GroupSet, rows: usize, scratch: &MoeScratch) 
         }
     });
     Partials { entries, values }
-}
-
-/// Sums the partial rows of all owners: `[rows][hidden]`.
-///
-/// # Errors
-/// When a partial row is missing, repeated or not asked for.
-pub fn combine(
-    layer: u32,
-    experts: u32,
-    routes: &[RowRoute],
-    parts: &[Partials],
-    hidden: usize,
-) -> Result<Vec<f32>, EngineError> {
-    let groups = expert_groups(experts);
-    let mut by_row: Vec<BTreeMap<Subtree, Vec<f32>>> = vec![BTreeMap::new(); routes.len()];
-    let wrong = |what, got: u64, expected: u64| EngineError::Partials {
-        layer,
-        what,
-        got,
-        expected,
-    };
-    for part in parts {
-        let expected = part.entries.len() * hidden;
-        if part.values.len() != expected {
-            return Err(wrong("values", part.values.len() as u64, expected as u64));
-        }
-        for ((row, node), values) in part.entries.iter().zip(part.values.chunks_exact(hidden)) {
-            let rows = by_row
-                .get_mut(*row as usize)
-                .ok_or_else(|| wrong("row", u64::from(*row), routes.len() as u64))?;
-            if rows.insert(*node, values.to_vec()).is_some() {
-                return Err(wrong("repeated subtree", u64::from(node.0), 1));
-            }
-        }
-    }
-    let mut out = Vec::with_capacity(routes.len() * hidden);
-    for (route, rows) in routes.iter().zip(&mut by_row) {
-        let mut met = GroupSet::none();
-        for node in rows.keys() {
-            if node.0 == 0 || u32::from(node.0) >= 2 * groups {
-                return Err(wrong("subtree", u64::from(node.0), u64::from(2 * groups)));
-            }
-            let (first, size) = span(*node, groups);
-            for group in first..first + size {
-                if met.contains(group) {
-                    return Err(wrong("group sent twice", u64::from(group), 1));
-                }
-                met = met.with(group);
-            }
-        }
-        let missing = route
-            .experts
-            .iter()
-            .find(|(e, _)| !met.contains(group_of(*e, experts)));
-        if let Some((expert, _)) = missing {
-            return Err(wrong(
-                "missing expert",
-                u64::from(*expert),
-                u64::from(*expert),
-            ));
-        }
-        match tree_sum(Subtree(1), groups, rows) {
-            Some(row) => out.extend(row),
-            None => out.resize(out.len() + hidden, 0.0),
-        }
-        if !rows.is_empty() {
-            return Err(wrong("subtrees not asked for", rows.len() as u64, 0));
-        }
-    }
-    Ok(out)
 }

@@ -1,12 +1,13 @@
 //! One step on its way through a slice.
 //!
-//! A run computes until it is done or needs expert groups that live elsewhere. While those are computed
-//! there, the next poll computes the groups that are here and the shared expert; after that the run waits.
+//! A run computes until it is done or needs expert groups or head blocks that live elsewhere. While those are computed
+//! there, the next poll computes what is here; after that the run waits.
 
 use kernels::{Acts, Chunks, Weights as Applied};
 use proto::step::{Sampled, Step};
 
-use crate::moe::{ExpertRequest, Partials, RowRoute};
+use crate::exchange::{ExpertRequest, Meeting, Partials, Routes};
+use crate::head::{Drawing, Drawn, HeadPart, HeadRequest};
 use crate::rows;
 use crate::scratch::sized;
 use crate::sequences::Span;
@@ -28,7 +29,9 @@ pub enum Input {
 pub enum Poll {
     /// Send this to the owners of the missing groups, then poll again; answers come by [`Run::provide`].
     NeedExperts(ExpertRequest),
-    /// Nothing more to compute until more partial sums are provided.
+    /// Send this to the owners of the missing head blocks, then poll again; answers come by [`Run::provide_head`].
+    NeedHead(HeadRequest),
+    /// Nothing more to compute until more partial sums or logits are provided.
     Waiting,
     /// Done, on a slice without head: `[rows, hidden]`, the residual stream after the last layer.
     Rows(Vec<f32>),
@@ -39,16 +42,18 @@ pub enum Poll {
 enum State {
     /// The mixer of this layer (counted within the slice) comes next.
     Layer(usize),
-    /// Rows were sent out; own groups and the shared expert come next.
-    Own(usize, Routed),
-    /// Own work is done; partial sums from elsewhere are missing.
-    Met(usize, Vec<RowRoute>, Vec<f32>),
+    /// Rows were sent out; own groups and the shared expert come next. Logits of the shared expert's gate, one a row.
+    Own(usize, Box<Meeting>, Vec<f32>),
+    /// Own work is done; partial sums from elsewhere are missing. The shared expert's rows.
+    Met(usize, Box<Meeting>, Vec<f32>),
+    /// All layers are done; logits come next.
+    Head(Box<Drawing>),
     Done,
 }
 
 /// Where the rows of a layer go.
 struct Routed {
-    routes: Vec<RowRoute>,
+    routes: Routes,
     /// Logits of the shared expert's gate, one a row.
     gates: Vec<f32>,
 }
@@ -61,7 +66,6 @@ pub struct Run {
     angles: Vec<f32>,
     x: Vec<f32>,
     state: State,
-    parts: Vec<Partials>,
 }
 
 impl Run {
@@ -92,7 +96,6 @@ impl Run {
             angles,
             x,
             state: State::Layer(0),
-            parts: Vec::new(),
         })
     }
 
@@ -121,41 +124,51 @@ impl Run {
                         return Ok(Poll::NeedExperts(request));
                     }
                 }
-                State::Layer(_) => return self.finish(slice),
-                State::Own(index, routed) => {
-                    let shared = self.own(slice, index, &routed)?;
-                    self.state = State::Met(index, routed.routes, shared);
+                State::Layer(_) => match &slice.weights.head {
+                    Some(head) if head.norm.is_some() => {
+                        let scratch = &mut slice.scratch.head;
+                        let drawing = Drawing::new(&self.step, &self.spans, scratch);
+                        self.state = State::Head(Box::new(drawing));
+                    }
+                    _ => return Ok(Poll::Rows(std::mem::take(&mut self.x))),
+                },
+                State::Own(index, mut meeting, gates) => {
+                    let shared = self.own(slice, index, (&mut meeting, &gates))?;
+                    self.state = State::Met(index, meeting, shared);
                 }
-                State::Met(index, routes, shared) => {
-                    if !self.all_met(slice, &routes) {
-                        self.state = State::Met(index, routes, shared);
+                State::Met(index, mut meeting, shared) => {
+                    if !meeting.is_complete() {
+                        self.state = State::Met(index, meeting, shared);
                         return Ok(Poll::Waiting);
                     }
-                    let parts = std::mem::take(&mut self.parts);
-                    let w = &slice.weights;
-                    let layer = w
-                        .first_layer
-                        .saturating_add(u32::try_from(index).unwrap_or(u32::MAX));
-                    let routed = moe::combine(layer, w.experts, &routes, &parts, w.hidden)?;
-                    self.add(w, routed, &shared);
+                    meeting.add_to(&slice.weights, &shared, &mut self.x);
                     self.state = State::Layer(index + 1);
                 }
+                State::Head(drawing) => return self.draw(slice, drawing),
                 State::Done => return Err(EngineError::Turn("done already")),
             }
         }
     }
 
-    /// Brings partial sums of one owner.
+    /// Brings partial sums of one owner, their rows numbered as in the step.
     ///
     /// # Errors
-    /// When the run asked for none.
+    /// When the run asked for none, or these are not what it asked for.
     pub fn provide(&mut self, partials: Partials) -> Result<(), EngineError> {
-        match self.state {
-            State::Own(..) | State::Met(..) => {
-                self.parts.push(partials);
-                Ok(())
-            }
+        match &mut self.state {
+            State::Own(_, meeting, _) | State::Met(_, meeting, _) => meeting.take(partials),
             _ => Err(EngineError::Turn("not waiting for partial sums")),
+        }
+    }
+
+    /// Brings the logits of one owner of head blocks.
+    ///
+    /// # Errors
+    /// When the run asked for none, or these are not what it asked for.
+    pub fn provide_head(&mut self, slice: &Slice, part: &HeadPart) -> Result<(), EngineError> {
+        match (&mut self.state, &slice.weights.head) {
+            (State::Head(drawing), Some(head)) => drawing.take(part, head),
+            _ => Err(EngineError::Turn("not waiting for logits")),
         }
     }
 
@@ -233,17 +246,18 @@ impl Run {
             }
         };
         let routed = route(weights, moe, scratch)?;
-        let missing = missing(weights.experts, held(weights, index), &routed.routes);
+        let missing = missing(weights.experts, moe.experts.groups, &routed.routes);
         if !missing.is_empty() {
             let request = request(weights, moe, index, missing, &routed.routes, scratch);
-            self.state = State::Own(index, routed);
+            let meeting = Meeting::new(request.layer, weights, routed.routes);
+            self.state = State::Own(index, Box::new(meeting), routed.gates);
             return Ok(Some(request));
         }
         moe::quantise(weights, moe, &scratch.normed, &mut scratch.acts);
         let Scratch {
             acts, moe: buffers, ..
         } = scratch;
-        let routes = (routed.routes.as_slice(), routed.gates.as_slice());
+        let routes = (&routed.routes, routed.gates.as_slice());
         moe::whole_layer(weights, moe, routes, acts, buffers, &mut self.x)?;
         self.state = State::Layer(index + 1);
         Ok(None)
@@ -255,7 +269,7 @@ impl Run {
         &mut self,
         slice: &mut Slice,
         index: usize,
-        routed: &Routed,
+        (meeting, gates): (&mut Meeting, &[f32]),
     ) -> Result<Vec<f32>, EngineError> {
         let Slice {
             weights, scratch, ..
@@ -273,61 +287,34 @@ impl Run {
         let Scratch {
             acts, moe: buffers, ..
         } = scratch;
-        let routes = (routed.routes.as_slice(), routed.gates.as_slice());
-        let held = held(weights, index);
-        let (own, shared) = moe::own_part(weights, moe, held, routes, acts, buffers)?;
-        self.parts.push(own);
+        let routes = (&meeting.routes, gates);
+        let (own, shared) = moe::own_part(weights, moe, routes, acts, buffers)?;
+        meeting.take(own)?;
         Ok(shared)
     }
 
-    fn all_met(&self, slice: &Slice, routes: &[RowRoute]) -> bool {
-        let experts = slice.weights.experts;
-        let groups = proto::facts::expert_groups(experts);
-        let mut met = vec![GroupSet::none(); routes.len()];
-        for (row, node) in self.parts.iter().flat_map(|p| &p.entries) {
-            let (first, size) = crate::groups::span(*node, groups);
-            if let Some(set) = met.get_mut(*row as usize) {
-                *set = (first..first.saturating_add(size)).fold(*set, GroupSet::with);
-            }
-        }
-        routes.iter().zip(met).all(|(route, met)| {
-            let group = |e: u32| crate::groups::group_of(e, experts);
-            route.experts.iter().all(|(e, _)| met.contains(group(*e)))
-        })
-    }
-
-    /// Residual: x + (routed + shared).
-    fn add(&mut self, weights: &Weights, mut sum: Vec<f32>, shared: &[f32]) {
-        if !shared.is_empty() {
-            rows::add(&weights.exec, &mut sum, shared);
-        }
-        debug_assert_eq!(sum.len() % weights.hidden, 0);
-        rows::add(&weights.exec, &mut self.x, &sum);
-    }
-
-    fn finish(&mut self, slice: &mut Slice) -> Result<Poll, EngineError> {
+    fn draw(&mut self, slice: &mut Slice, mut drawing: Box<Drawing>) -> Result<Poll, EngineError> {
         let Slice {
             weights,
             scratch,
             sequences,
             ..
         } = slice;
-        let x = std::mem::take(&mut self.x);
-        match &weights.head {
-            None => Ok(Poll::Rows(x)),
-            Some(head) => {
-                let of = (&self.step, self.spans.as_slice());
-                let drawn = head::samples(weights, head, of, sequences, &x, &mut scratch.head)?;
-                Ok(Poll::Samples(drawn))
+        let head = weights.head.as_ref().ok_or(EngineError::NotHeld("head"))?;
+        let known = (self.spans.as_slice(), &*sequences);
+        let drawn = drawing.poll((weights, head), known, &self.x, &mut scratch.head)?;
+        Ok(match drawn {
+            Drawn::Samples(samples) => return Ok(Poll::Samples(samples)),
+            Drawn::Waiting => {
+                self.state = State::Head(drawing);
+                Poll::Waiting
             }
-        }
+            Drawn::Need(request) => {
+                self.state = State::Head(drawing);
+                Poll::NeedHead(request)
+            }
+        })
     }
-}
-
-/// The expert groups of a layer that are here.
-fn held(weights: &Weights, index: usize) -> GroupSet {
-    let held = weights.groups.get(index).copied();
-    held.unwrap_or(GroupSet::none())
 }
 
 /// The experts of every normed row in `scratch.normed`, ascending by id, and the gates of the shared expert.
@@ -358,24 +345,28 @@ fn route(
     } else {
         Applied::Raw
     };
-    let mut routes = vec![RowRoute::default(); scratch.normed.len() / weights.hidden.max(1)];
+    let (rows, used) = (
+        scratch.normed.len() / weights.hidden.max(1),
+        shape.used.max(1),
+    );
+    let mut chosen = vec![(0, 0.0); rows * used];
     let exec = &weights.exec;
     let logits = Chunks::new(&mut logits, shape.experts.max(1));
-    let rows = Chunks::new(&mut routes, 1);
-    kernels::parallel_chunks2(&exec.pool, logits, rows, |_, logits, rows| {
-        let mut experts = vec![(0, 0.0); shape.used];
-        kernels::route(exec.isa, logits, applied, &mut experts);
+    let of_rows = Chunks::new(&mut chosen, used);
+    kernels::parallel_chunks2(&exec.pool, logits, of_rows, |_, logits, experts| {
+        kernels::route(exec.isa, logits, applied, experts);
         experts.sort_unstable_by_key(|(expert, _)| *expert);
-        rows.iter_mut()
-            .for_each(|row| row.experts.clone_from(&experts));
     });
-    Ok(Routed { routes, gates })
+    Ok(Routed {
+        routes: Routes::even(chosen, used),
+        gates,
+    })
 }
 
-fn missing(experts: u32, held: GroupSet, routes: &[RowRoute]) -> GroupSet {
+fn missing(experts: u32, held: GroupSet, routes: &Routes) -> GroupSet {
     routes
+        .all()
         .iter()
-        .flat_map(|route| &route.experts)
         .map(|(expert, _)| crate::groups::group_of(*expert, experts))
         .filter(|group| !held.contains(*group))
         .fold(GroupSet::none(), GroupSet::with)
@@ -386,13 +377,13 @@ fn request(
     moe: &MoeWeights,
     index: usize,
     missing: GroupSet,
-    routes: &[RowRoute],
+    routes: &Routes,
     scratch: &mut Scratch,
 ) -> ExpertRequest {
     let mut acts = Acts::new();
     acts.quantize(
         weights.exec.isa,
-        moe.travel,
+        moe.experts.travel,
         &scratch.normed,
         weights.hidden,
     );
@@ -401,7 +392,8 @@ fn request(
             .first_layer
             .saturating_add(u32::try_from(index).unwrap_or(u32::MAX)),
         missing,
+        experts: weights.experts,
         acts,
-        routes: routes.to_vec(),
+        routes: routes.clone(),
     }
 }

@@ -4,7 +4,7 @@ use kernels::{ActFormat, Acts};
 
 use crate::EngineError;
 use crate::spec::Exec;
-use crate::weights::MoeWeights;
+use crate::weights::Experts;
 
 /// One set of activation rows, quantised at most once to each format that some weight asks for.
 #[derive(Debug, Default)]
@@ -19,9 +19,9 @@ impl ActSet {
         self.fresh.clear();
     }
 
-    /// Starts from rows that came from elsewhere in the format in which rows travel to the experts of `moe`.
+    /// Starts from rows that came from elsewhere in the format in which rows travel to `experts`.
     /// Where the experts' matrices differ in format the rows travel as `F32` and are quantised here.
-    pub fn adopt(acts: Acts, exec: &Exec, moe: &MoeWeights) -> Self {
+    pub fn adopt(acts: Acts, exec: &Exec, experts: &Experts) -> Self {
         let format = acts.format();
         let cols = acts.cols();
         let rows: Vec<f32> = if format == ActFormat::F32 {
@@ -35,7 +35,12 @@ impl ActSet {
             fresh: vec![format],
         };
         if format == ActFormat::F32 {
-            for weight in moe.experts.iter().flatten().flat_map(|e| [&e.gate, &e.up]) {
+            for weight in experts
+                .by_id
+                .iter()
+                .flatten()
+                .flat_map(|e| [&e.gate, &e.up])
+            {
                 set.need(exec, weight.ty.act_format(), &rows, cols);
             }
         }

@@ -1,7 +1,9 @@
 //! A part of a model, loaded, with the state of its sequences.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use kernels::Acts;
 use model::{Checkpoint, FileRange, Mixer, Role, merge_ranges};
 use proto::SequenceId;
 use proto::facts::expert_groups;
@@ -10,24 +12,16 @@ use proto::step::Step;
 use crate::attention::AttentionCache;
 use crate::delta::{DeltaCache, DeltaScratch};
 use crate::dense::FfnScratch;
+use crate::exchange::{Partials, Routes};
 use crate::groups::GroupSet;
-use crate::head::HeadScratch;
-use crate::moe::{ExpertRequest, MoeScratch, Partials};
+use crate::head::{self, HeadScratch, HeadWeights};
+use crate::moe::MoeScratch;
 use crate::run::{Input, Run};
 use crate::scratch::ActSet;
 use crate::sequences::Sequences;
 use crate::spec::{CacheSpec, Exec, SliceSpec};
-use crate::weights::{FeedForward, LayerWeights, Weight};
+use crate::weights::{Experts, FeedForward, LayerWeights, Weight};
 use crate::{EngineError, attention, load, moe};
-
-/// Final norm and output head.
-#[derive(Debug)]
-pub struct HeadWeights {
-    /// `[hidden]`.
-    pub norm: Vec<f32>,
-    /// `[vocab, hidden]`.
-    pub matrix: Weight,
-}
 
 /// What never changes while a slice runs.
 pub struct Weights {
@@ -43,11 +37,11 @@ pub struct Weights {
     pub first_layer: u32,
     /// The layers.
     pub layers: Vec<LayerWeights>,
-    /// Which expert groups of each layer are here.
-    pub groups: Vec<GroupSet>,
+    /// Expert groups of layers whose trunk is elsewhere.
+    pub foreign: BTreeMap<u32, Experts>,
     /// Token rows, where the slice takes tokens.
     pub embedding: Option<Weight>,
-    /// The head, where the slice gives samples.
+    /// The head or blocks of it; the slice gives samples where its norm is here.
     pub head: Option<HeadWeights>,
     /// Cosines and sines by position.
     pub rope: kernels::RopeTable,
@@ -112,6 +106,23 @@ fn check(checkpoint: &Checkpoint, spec: &SliceSpec) -> Result<(), EngineError> {
     if spec.head && u64::from(spec.layers.end) != have {
         return error("a head after layer", spec.layers.end.into(), have);
     }
+    if let Some(own) = spec
+        .foreign
+        .keys()
+        .find(|layer| spec.layers.contains(layer))
+    {
+        return error(
+            "groups from elsewhere for its own layer",
+            (*own).into(),
+            have,
+        );
+    }
+    let rows = u32::try_from(checkpoint.arch().vocab).unwrap_or(u32::MAX);
+    let blocks = expert_groups(rows);
+    let held = spec.head_blocks.unwrap_or_default();
+    if let Some(block) = held.without(GroupSet::all(blocks)).iter().next() {
+        return error("head block", block.into(), blocks.into());
+    }
     Ok(())
 }
 
@@ -133,32 +144,36 @@ impl Slice {
         let all = GroupSet::all(expert_groups(experts));
         let mut layers = Vec::with_capacity(spec.layers.len());
         let mut caches = Vec::with_capacity(spec.layers.len());
-        let mut groups = Vec::with_capacity(spec.layers.len());
         for (i, index) in spec.layers.clone().enumerate() {
             let held = spec.groups.get(i).copied().unwrap_or(all);
             layers.push(load::layer(&checkpoint, index, held)?);
             caches.push(layer_cache(&checkpoint, index, &cache)?);
-            groups.push(held);
+        }
+        let mut foreign = BTreeMap::new();
+        for (layer, held) in spec.foreign.iter().filter(|(_, held)| !held.is_empty()) {
+            foreign.insert(*layer, load::experts(&checkpoint, *layer, *held)?);
         }
         let embedding = if spec.embedding {
             Some(Weight::of(&checkpoint.matrix(Role::Embedding)?))
         } else {
             None
         };
-        let head = if spec.head {
-            let norm = checkpoint.vector(Role::OutputNorm)?;
-            let matrix = Weight::of(&checkpoint.matrix(Role::Head)?);
-            Some(HeadWeights { norm, matrix })
+        let every = if spec.head {
+            GroupSet::all(expert_groups(u32::try_from(arch.vocab).unwrap_or(u32::MAX)))
         } else {
-            None
+            GroupSet::none()
         };
+        let blocks = spec.head_blocks.unwrap_or(every);
+        let head = (spec.head || !blocks.is_empty())
+            .then(|| HeadWeights::load(&checkpoint, spec.head, blocks))
+            .transpose()?;
         let weights = Weights {
             exec,
             hidden: arch.hidden,
             experts,
             first_layer: spec.layers.start,
             layers,
-            groups,
+            foreign,
             embedding,
             head,
             rope: kernels::RopeTable::new(&arch.rope.inv_freq),
@@ -185,7 +200,12 @@ impl Slice {
             .iter()
             .flat_map(LayerWeights::matrices)
             .chain(w.embedding.iter())
-            .chain(w.head.iter().map(|h| &h.matrix))
+            .chain(
+                w.head
+                    .iter()
+                    .flat_map(|h| h.pieces.iter().map(|(_, weight)| weight)),
+            )
+            .chain(w.foreign.values().flat_map(Experts::matrices))
             .map(Weight::place)
             .collect();
         merge_ranges(places)
@@ -193,7 +213,7 @@ impl Slice {
 
     fn measure(&self) -> Footprint {
         let w = &self.weights;
-        let head = w.head.as_ref().map_or(0, |h| (h.norm.len() * 4) as u64);
+        let head = w.head.as_ref().map_or(0, HeadWeights::vector_bytes);
         Footprint {
             mapped_bytes: self.places().iter().map(|p| p.len).sum(),
             vector_bytes: w.layers.iter().map(LayerWeights::vector_bytes).sum::<u64>() + head,
@@ -218,6 +238,12 @@ impl Slice {
     #[must_use]
     pub fn hidden(&self) -> usize {
         self.weights.hidden
+    }
+
+    /// Expert groups of a layer with experts; 0 for a dense model.
+    #[must_use]
+    pub fn groups(&self) -> u32 {
+        expert_groups(self.weights.experts)
     }
 
     /// Sequences that are open here.
@@ -259,46 +285,74 @@ impl Slice {
         self.sequences.close(sequence);
     }
 
-    /// Answers a request for expert groups that live in this slice: the other side of [`ExpertRequest`].
+    /// Answers a request for expert groups that live in this slice: the other side of [`crate::ExpertRequest`]. `acts` has the
+    /// rows, `routes` one entry for each, which may name only experts that are here.
     ///
     /// # Errors
     /// When the layer or its experts are not here, or the rows have another shape.
-    pub fn experts(&mut self, request: ExpertRequest) -> Result<Partials, EngineError> {
-        let index = request.layer.checked_sub(self.weights.first_layer);
-        let index = index.ok_or(EngineError::NotHeld("such layer"))? as usize;
-        let layer = self
-            .weights
-            .layers
-            .get(index)
-            .ok_or(EngineError::NotHeld("such layer"))?;
-        let held = self
-            .weights
-            .groups
-            .get(index)
-            .copied()
-            .unwrap_or(GroupSet::none());
-        let FeedForward::Moe(moe) = &layer.ffn else {
-            return Err(EngineError::NotHeld("experts in this layer"));
-        };
+    pub fn experts(
+        &mut self,
+        layer: u32,
+        acts: Acts,
+        routes: &Routes,
+    ) -> Result<Partials, EngineError> {
+        let held = held(&self.weights, layer)?;
         let wrong = |what, got: usize, expected: usize| EngineError::Step {
             what,
             got: got as u64,
             expected: expected as u64,
         };
-        if request.acts.cols() != self.weights.hidden {
-            return Err(wrong("columns", request.acts.cols(), self.weights.hidden));
+        if acts.cols() != self.weights.hidden {
+            return Err(wrong("columns", acts.cols(), self.weights.hidden));
         }
-        if request.acts.rows() != request.routes.len() {
-            return Err(wrong("routes", request.routes.len(), request.acts.rows()));
+        if acts.rows() != routes.len() {
+            return Err(wrong("routes", routes.len(), acts.rows()));
         }
-        if request.acts.format() != moe.travel {
+        if acts.format() != held.travel {
             return Err(EngineError::NotHeld(
                 "experts that take this activation format",
             ));
         }
-        let acts = ActSet::adopt(request.acts, &self.weights.exec, moe);
+        let here = |expert: u32| held.by_id.get(expert as usize).is_some_and(Option::is_some);
+        if routes.all().iter().any(|(expert, _)| !here(*expert)) {
+            return Err(EngineError::NotHeld("expert that a row is sent to"));
+        }
+        let acts = ActSet::adopt(acts, &self.weights.exec, held);
         let scratch = &mut self.scratch.moe;
-        moe::partials(&self.weights, moe, held, &request.routes, &acts, scratch)
+        moe::partials(&self.weights, held, routes, &acts, scratch)
+    }
+
+    /// The head blocks that are here, if any.
+    #[must_use]
+    pub fn head_blocks(&self) -> GroupSet {
+        let head = self.weights.head.as_ref();
+        head.map_or(GroupSet::none(), |head| head.blocks)
+    }
+
+    /// Answers a request for head blocks that live in this slice: the other side of [`crate::HeadRequest`]. Gives for each row
+    /// the logits of these blocks, ascending.
+    ///
+    /// # Errors
+    /// When no block is here, or the rows have another shape.
+    pub fn head_rows(&mut self, acts: &Acts) -> Result<Vec<f32>, EngineError> {
+        let head = self.weights.head.as_ref();
+        let head = head.ok_or(EngineError::NotHeld("head block"))?;
+        head::answer(&self.weights, head, acts, &mut self.scratch.head)
+    }
+}
+
+/// Expert groups of a layer that are here, with or without the layer.
+fn held(weights: &Weights, layer: u32) -> Result<&Experts, EngineError> {
+    if let Some(experts) = weights.foreign.get(&layer) {
+        return Ok(experts);
+    }
+    let own = layer
+        .checked_sub(weights.first_layer)
+        .and_then(|at| weights.layers.get(at as usize))
+        .ok_or(EngineError::NotHeld("such layer"))?;
+    match &own.ffn {
+        FeedForward::Moe(moe) => Ok(&moe.experts),
+        FeedForward::Dense(_) => Err(EngineError::NotHeld("experts in this layer")),
     }
 }
 

@@ -1,5 +1,6 @@
 //! What a slice is made of, and what it runs on.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -15,16 +16,20 @@ pub struct Exec {
 }
 
 /// Which parts of a model a slice holds.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SliceSpec {
     /// The embedding: the slice takes token ids.
     pub embedding: bool,
-    /// The layers whose trunks it holds.
+    /// The layers whose trunks it holds; none on an owner of groups or head blocks alone.
     pub layers: Range<u32>,
     /// The expert groups that it holds of each of these layers, in order; empty means all of every layer.
     pub groups: Vec<GroupSet>,
-    /// Final norm and head: the slice gives samples.
+    /// Expert groups that it holds of other layers.
+    pub foreign: BTreeMap<u32, GroupSet>,
+    /// Final norm and sampling: the slice gives samples.
     pub head: bool,
+    /// The head blocks that it holds. `None` means all with `head`, none without.
+    pub head_blocks: Option<GroupSet>,
 }
 
 /// The type of the attention cache.

@@ -4,6 +4,7 @@ use kernels::{ActFormat, Matrix, WeightType};
 use model::{Checkpoint, DType, FileRange, TensorRef};
 
 use crate::EngineError;
+use crate::groups::GroupSet;
 
 /// A matrix in the mapped model files.
 #[derive(Debug, Clone)]
@@ -46,6 +47,22 @@ impl Weight {
     pub fn matrix<'a>(&self, checkpoint: &'a Checkpoint) -> Result<Matrix<'a>, EngineError> {
         let bytes = checkpoint.bytes_at(self.place);
         Ok(Matrix::new(self.ty, self.rows, self.cols, bytes)?)
+    }
+
+    /// Some of its rows as a matrix of their own.
+    pub fn rows(&self, rows: std::ops::Range<usize>) -> Self {
+        let row_bytes = self.place.len / self.rows.max(1) as u64;
+        let first = rows.start.min(self.rows);
+        let count = rows.end.min(self.rows).saturating_sub(first);
+        Self {
+            rows: count,
+            place: FileRange {
+                start: self.place.start + first as u64 * row_bytes,
+                len: count as u64 * row_bytes,
+                ..self.place
+            },
+            ..self.clone()
+        }
     }
 
     /// Where it lies.
@@ -112,17 +129,33 @@ pub enum MixerWeights {
     Delta(DeltaWeights),
 }
 
+/// Experts of one layer.
+#[derive(Debug, Clone)]
+pub struct Experts {
+    /// The format in which rows travel to experts elsewhere: that of all gate and up matrices, `F32` where they differ.
+    pub travel: ActFormat,
+    /// Which groups are here.
+    pub groups: GroupSet,
+    /// The experts that this slice holds, by id.
+    pub by_id: Vec<Option<FfnWeights>>,
+}
+
+impl Experts {
+    /// Every matrix that is here.
+    pub fn matrices(&self) -> impl Iterator<Item = &Weight> {
+        self.by_id.iter().flatten().flat_map(FfnWeights::all)
+    }
+}
+
 /// A mixture of experts.
 #[derive(Debug, Clone)]
 pub struct MoeWeights {
     /// `[experts, hidden]`.
     pub router: Weight,
-    /// The format in which rows travel to experts elsewhere: that of all gate and up matrices, `F32` where they differ.
-    pub travel: ActFormat,
     /// The formats that the gate and up matrices held here take, the shared expert's included, each once.
     pub formats: Vec<ActFormat>,
-    /// The experts that this slice holds, by id.
-    pub experts: Vec<Option<FfnWeights>>,
+    /// The experts that this slice holds.
+    pub experts: Experts,
     /// The expert that every row uses.
     pub shared: Option<FfnWeights>,
     /// `[1, hidden]`: how much of the shared expert a row takes.
@@ -161,7 +194,7 @@ impl LayerWeights {
             FeedForward::Dense(ffn) => all.extend(ffn.all()),
             FeedForward::Moe(moe) => {
                 all.push(&moe.router);
-                all.extend(moe.experts.iter().flatten().flat_map(FfnWeights::all));
+                all.extend(moe.experts.matrices());
                 all.extend(moe.shared.iter().flat_map(FfnWeights::all));
                 all.extend(moe.shared_router.iter());
             }

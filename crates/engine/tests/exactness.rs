@@ -239,7 +239,7 @@ fn step(segments: Vec<Segment>, tokens: Vec<u32>) -> Step {
 fn steps_that_do_not_fit_are_refused_and_change_nothing() {
     let checkpoint = rig::open("qwen3_5_moe");
     let mut chain = Chain::whole(&checkpoint, &exec(Isa::detect(), 1), KvType::F32);
-    let slice = &mut chain.stages[0];
+    let slice = &mut chain.nodes[0];
     let with = |f: fn(&mut Segment)| {
         let mut s = segment();
         f(&mut s);

@@ -106,6 +106,7 @@ pub fn adopt(
             stage.scratch_bytes = bytes.scratch_bytes;
         }
     }
+    adopted.links = adopted.links_used(links);
     let idle = nodes.iter().filter(|node| !adopted.has(&node.id));
     adopted.left_out = idle
         .map(|node| crate::LeftOut {

@@ -190,7 +190,9 @@ impl Asked<'_> {
             prediction,
             reasons: Vec::new(),
             left_out: Vec::new(),
+            links: Vec::new(),
         };
+        plan.links = plan.links_used(&self.request.links);
         plan.left_out = left_out(base_problem, &plan, found);
         let alone = best_alone(base_problem);
         plan.reasons = explain(&Facts {

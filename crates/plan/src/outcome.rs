@@ -7,7 +7,8 @@ use proto::{NodeId, limits};
 use serde::{Deserialize, Serialize};
 
 use crate::memory::{CacheBudget, LayerSpan, SliceBytes};
-use crate::{KvType, PlanError};
+use crate::request::validate_links;
+use crate::{KvType, LinkFacts, PlanError};
 
 /// Bytes of a plan file.
 pub const PLAN_BYTES_MAX: usize = 1 << 20;
@@ -50,6 +51,9 @@ pub struct Plan {
     /// Nodes without a part.
     #[serde(default)]
     pub left_out: Vec<LeftOut>,
+    /// The links between its nodes as they were measured; those that nobody measured are missing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub links: Vec<LinkFacts>,
 }
 
 /// One node's contiguous layer range.
@@ -176,6 +180,21 @@ impl Plan {
         }
     }
 
+    /// Those of `links` that connect two of its nodes, in a fixed order.
+    #[must_use]
+    pub fn links_used(&self, links: &[LinkFacts]) -> Vec<LinkFacts> {
+        let used = links
+            .iter()
+            .filter(|link| link.from != link.to && self.has(&link.from) && self.has(&link.to));
+        let mut used: Vec<LinkFacts> = used.cloned().collect();
+        used.sort_by(|a, b| {
+            let ends = (&a.from, &a.to).cmp(&(&b.from, &b.to));
+            ends.then(a.rtt_s.total_cmp(&b.rtt_s))
+                .then(a.bytes_per_s.total_cmp(&b.bytes_per_s))
+        });
+        used
+    }
+
     /// Reads a plan that somebody wrote: bounded, unknown fields refused, texts and numbers in range.
     ///
     /// # Errors
@@ -241,6 +260,7 @@ impl Plan {
         {
             return Err(fail("a predicted number is out of range"));
         }
+        validate_links(&self.links).map_err(|error| fail(&error.to_string()))?;
         Ok(())
     }
 }

@@ -19,7 +19,8 @@ const LAYER_BYTES_MAX: u64 = 1 << 48;
 const LAYER_MACS_MAX: u64 = 1 << 48;
 const KV_VALUES_MAX: u64 = 1 << 20;
 const STATE_BYTES_MAX: u64 = 1 << 36;
-const LINKS_MAX: usize = limits::NODES_MAX * limits::NODES_MAX;
+/// Both directions of every link among all nodes and the coordinator.
+pub(crate) const LINKS_MAX: usize = (limits::NODES_MAX + 1) * limits::NODES_MAX;
 
 /// How the attention cache stores its values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -313,7 +314,7 @@ pub(crate) fn validate_nodes(nodes: &[NodeFacts]) -> Result<(), PlanError> {
     Ok(())
 }
 
-fn validate_links(links: &[LinkFacts]) -> Result<(), PlanError> {
+pub(crate) fn validate_links(links: &[LinkFacts]) -> Result<(), PlanError> {
     if links.len() > LINKS_MAX {
         refuse(
             "the number of links",

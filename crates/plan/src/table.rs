@@ -91,6 +91,7 @@ pub fn render_table(plan: &Plan) -> String {
         })
         .collect();
     let mut text = columns(&header, &rows);
+    text.push_str(&away(plan));
     let prediction = &plan.prediction;
     // Writing to a text cannot fail.
     let _ = write!(
@@ -115,6 +116,29 @@ pub fn render_table(plan: &Plan) -> String {
             printable(&left.name),
             printable(&left.reason)
         );
+    }
+    text
+}
+
+/// A line for each entry of groups and head blocks away from their stages.
+fn away(plan: &Plan) -> String {
+    let list = |numbers: &[u32]| {
+        let texts: Vec<String> = numbers.iter().map(ToString::to_string).collect();
+        texts.join(", ")
+    };
+    let mut text = String::new();
+    // Writing to a text cannot fail.
+    for entry in &plan.experts {
+        let (first, last) = (entry.first_layer, entry.end_layer.saturating_sub(1));
+        let (name, groups) = (printable(&entry.name), list(&entry.groups));
+        let _ = writeln!(
+            text,
+            "experts of layers {first}-{last}, groups {groups}: on {name}"
+        );
+    }
+    for entry in &plan.head_blocks {
+        let (name, blocks) = (printable(&entry.name), list(&entry.blocks));
+        let _ = writeln!(text, "head blocks {blocks}: on {name}");
     }
     text
 }

@@ -18,7 +18,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Server, Uri};
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::endpoint::{Endpoint, Shared};
+use crate::endpoint::{Endpoint, Shared, remote_of};
 use crate::error::{CloseCode, ControlError, describe};
 use crate::tls::Plane;
 use crate::tuning;
@@ -261,7 +261,7 @@ impl Endpoint {
             .tasks
             .spawn(watch(Arc::clone(shared), connection.clone(), parted));
         Ok(ControlLink {
-            remote: connection.remote_address(),
+            remote: remote_of(&connection),
             sender: ControlSender(sender),
             receiver: ControlReceiver::new(incoming, lifeline),
         })
@@ -409,7 +409,7 @@ impl service::control_server::Control for Reception {
         let (sender, outgoing) = mpsc::channel(SEND_QUEUE);
         let peer = ControlPeer {
             node: lifeline.node.clone(),
-            remote: lifeline.connection.remote_address(),
+            remote: remote_of(&lifeline.connection),
             hello,
             sender: ControlSender(sender),
             receiver: ControlReceiver::new(incoming, lifeline),

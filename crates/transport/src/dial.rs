@@ -1,6 +1,6 @@
-//! Reaching a known device: several addresses, one key.
+//! Reaching a device: a known one at several addresses, or whoever answers at one.
 //!
-//! Must never connect to another key than the expected one. Addresses are tried one shortly after the other;
+//! Must never connect to another key where one is expected. Addresses are tried one shortly after the other;
 //! the first that answers with the right key is used, so that a stale address costs nothing.
 
 use std::net::SocketAddr;
@@ -22,6 +22,18 @@ use crate::tuning::{self, Path, Timing};
 const HEAD_START: Duration = Duration::from_millis(150);
 /// A name has to be sent; the key alone says who somebody is.
 const SERVER_NAME: &str = "hearth";
+
+/// Why an address did not lead to a connection.
+enum Missed {
+    /// Our own socket is closed.
+    Closed,
+    /// Another key than expected, or none.
+    OtherKey,
+    /// The plane is not offered.
+    OtherPlane,
+    /// No connection came about.
+    Unreachable(String),
+}
 
 /// What is needed to dial: the socket and the own key.
 #[derive(Debug, Clone)]
@@ -68,16 +80,54 @@ impl Dialler {
         Err(most_telling(&peer.node, failures))
     }
 
+    /// Connects to whoever answers at an address; the key that was proven is read from the connection.
+    pub(crate) async fn dial_anybody(
+        &self,
+        address: SocketAddr,
+        plane: Plane,
+    ) -> Result<quinn::Connection, DialError> {
+        let nobody = |text: String| DialError::Nobody { address, text };
+        let config = tls::client_of_anybody(&self.identity, plane).map_err(nobody)?;
+        self.connect(address, config)
+            .await
+            .map_err(|missed| match missed {
+                Missed::Closed => DialError::Closed,
+                Missed::OtherKey => nobody("it has no key that can be checked".to_owned()),
+                Missed::OtherPlane => nobody("it is no coordinator".to_owned()),
+                Missed::Unreachable(text) => nobody(text),
+            })
+    }
+
     async fn dial_one(
         &self,
         node: &NodeId,
         address: SocketAddr,
-        mut config: quinn::ClientConfig,
+        config: quinn::ClientConfig,
     ) -> Result<quinn::Connection, DialError> {
-        let unreachable = |text: String| DialError::Unreachable {
-            node: node.clone(),
-            text: format!("{address}: {text}"),
-        };
+        self.connect(address, config)
+            .await
+            .map_err(|missed| match missed {
+                Missed::Closed => DialError::Closed,
+                Missed::OtherKey => DialError::WrongPeer {
+                    address,
+                    expected: node.clone(),
+                },
+                Missed::OtherPlane => DialError::Refused {
+                    node: node.clone(),
+                    text: format!("nothing of this kind is offered at {address}"),
+                },
+                Missed::Unreachable(text) => DialError::Unreachable {
+                    node: node.clone(),
+                    text: format!("{address}: {text}"),
+                },
+            })
+    }
+
+    async fn connect(
+        &self,
+        address: SocketAddr,
+        mut config: quinn::ClientConfig,
+    ) -> Result<quinn::Connection, Missed> {
         config.transport_config(tuning::transport(
             &self.timing,
             self.idle,
@@ -85,21 +135,15 @@ impl Dialler {
         ));
         let connecting = match self.endpoint.connect_with(config, address, SERVER_NAME) {
             Ok(connecting) => connecting,
-            Err(quinn::ConnectError::EndpointStopping) => return Err(DialError::Closed),
-            Err(error) => return Err(unreachable(error.to_string())),
+            Err(quinn::ConnectError::EndpointStopping) => return Err(Missed::Closed),
+            Err(error) => return Err(Missed::Unreachable(error.to_string())),
         };
         match tokio::time::timeout(self.timing.dial, connecting).await {
             Ok(Ok(connection)) => Ok(connection),
-            Ok(Err(error)) if tls::is_wrong_peer(&error) => Err(DialError::WrongPeer {
-                address,
-                expected: node.clone(),
-            }),
-            Ok(Err(error)) if tls::is_other_plane(&error) => Err(DialError::Refused {
-                node: node.clone(),
-                text: format!("nothing of this kind is offered at {address}"),
-            }),
-            Ok(Err(error)) => Err(unreachable(describe(&error))),
-            Err(_) => Err(unreachable(format!(
+            Ok(Err(error)) if tls::is_wrong_peer(&error) => Err(Missed::OtherKey),
+            Ok(Err(error)) if tls::is_other_plane(&error) => Err(Missed::OtherPlane),
+            Ok(Err(error)) => Err(Missed::Unreachable(describe(&error))),
+            Err(_) => Err(Missed::Unreachable(format!(
                 "no answer within {:.1} s",
                 self.timing.dial.as_secs_f32()
             ))),

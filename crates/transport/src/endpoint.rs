@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proto::NodeId;
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -20,7 +21,8 @@ use crate::error::{CloseCode, TransportError, describe};
 use crate::identity::Identity;
 use crate::members::Members;
 use crate::mesh::{Mesh, MeshEvent};
-use crate::pairing::{self, PairingDesk, PairingRequest};
+use crate::pairing::{Codes, PairingDesk, PairingRequest};
+use crate::probe::{self, Probes};
 use crate::tls::{self, Plane};
 use crate::tuning::{self, Path, Timing};
 
@@ -38,7 +40,7 @@ const CONTROL_QUEUE: usize = 64;
 pub enum Role {
     /// Control, data, bulk and pairing.
     Coordinator,
-    /// Data and bulk.
+    /// Data and bulk, and probes of links.
     Node,
 }
 
@@ -80,6 +82,8 @@ pub(crate) struct Shared {
     pub dialler: Dialler,
     pub members: Members,
     pub lending: Lending,
+    pub codes: Codes,
+    pub probes: Probes,
     pub tasks: TaskTracker,
     pub stop: CancellationToken,
 }
@@ -102,7 +106,7 @@ pub fn open(identity: &Identity, settings: Settings) -> Result<Sockets, Transpor
     let idle = settings.timing.check()?;
     let planes: &[Plane] = match settings.role {
         Role::Coordinator => &[Plane::Tensor, Plane::Control, Plane::Pairing, Plane::Bulk],
-        Role::Node => &[Plane::Tensor, Plane::Bulk],
+        Role::Node => &[Plane::Tensor, Plane::Probe, Plane::Bulk],
     };
     let server = tls::server(identity, planes)?;
     let servers = [Path::Loopback, Path::Wire].map(|path| {
@@ -128,6 +132,8 @@ pub fn open(identity: &Identity, settings: Settings) -> Result<Sockets, Transpor
         },
         members: Members::new(),
         lending: Lending::new(),
+        codes: Codes::default(),
+        probes: Probes::new(),
         tasks: TaskTracker::new(),
         stop: CancellationToken::new(),
     });
@@ -138,7 +144,8 @@ pub fn open(identity: &Identity, settings: Settings) -> Result<Sockets, Transpor
     let routes = Arc::new(Routes {
         mesh: mesh.clone(),
         control: offers.then(|| ControlServer::start(&shared, control_out)),
-        pairing: offers.then(|| PairingDesk::new(pairing_out)),
+        pairing: offers
+            .then(|| PairingDesk::new(pairing_out, shared.codes.clone(), shared.node.clone())),
         servers,
     });
     shared
@@ -161,7 +168,7 @@ fn bind(
         io::ErrorKind::AddrInUse => TransportError::PortInUse { address },
         _ => TransportError::Bind { address, source },
     };
-    let socket = UdpSocket::bind(address).map_err(failed)?;
+    let socket = open_socket(address).map_err(failed)?;
     enlarge_buffers(&socket);
     let mut config = quinn::EndpointConfig::default();
     config
@@ -172,6 +179,17 @@ fn bind(
     quinn::Endpoint::new(config, Some(server), socket, runtime).map_err(failed)
 }
 
+/// A socket on every IPv6 address also hears IPv4, whatever the system's habit.
+fn open_socket(address: SocketAddr) -> io::Result<UdpSocket> {
+    if !address.is_ipv6() || !address.ip().is_unspecified() {
+        return UdpSocket::bind(address);
+    }
+    let socket = Socket::new(Domain::IPV6, Type::DGRAM, Some(Protocol::UDP))?;
+    socket.set_only_v6(false)?;
+    socket.bind(&address.into())?;
+    Ok(socket.into())
+}
+
 /// Asks for larger socket buffers. The system may give less; then bursts are merely sent again.
 fn enlarge_buffers(socket: &UdpSocket) {
     let result = quinn::udp::UdpSocketState::new(socket.into()).and_then(|state| {
@@ -180,6 +198,22 @@ fn enlarge_buffers(socket: &UdpSocket) {
     });
     if let Err(error) = result {
         tracing::debug!(%error, "the socket keeps its small buffers");
+    }
+}
+
+/// Where the other side of a connection is, without the disguise that an IPv4 address wears on an IPv6 socket.
+pub(crate) fn remote_of(connection: &quinn::Connection) -> SocketAddr {
+    plain(connection.remote_address())
+}
+
+/// The address as people write it.
+fn plain(address: SocketAddr) -> SocketAddr {
+    match address {
+        SocketAddr::V6(v6) => v6
+            .ip()
+            .to_ipv4_mapped()
+            .map_or(address, |ip| SocketAddr::from((ip, v6.port()))),
+        SocketAddr::V4(_) => address,
     }
 }
 
@@ -202,6 +236,12 @@ impl Endpoint {
         &self.0.members
     }
 
+    /// The short code with which a device may pair here.
+    #[must_use]
+    pub fn codes(&self) -> &Codes {
+        &self.0.codes
+    }
+
     /// Connections that are open or closing.
     #[must_use]
     pub fn connections(&self) -> usize {
@@ -221,7 +261,11 @@ impl Endpoint {
             endpoint.wait_idle().await;
         };
         if tokio::time::timeout(CLOSE_DEADLINE, all).await.is_err() {
-            tracing::warn!(tasks = self.0.tasks.len(), "the mesh socket closed late");
+            match self.0.tasks.len() {
+                // Only the other side's last words are outstanding.
+                0 => tracing::debug!("the mesh socket closed late"),
+                tasks => tracing::warn!(tasks, "the mesh socket closed late"),
+            }
         }
     }
 }
@@ -263,7 +307,7 @@ async fn lead(
     incoming: quinn::Incoming,
     permit: OwnedSemaphorePermit,
 ) {
-    let address = incoming.remote_address();
+    let address = plain(incoming.remote_address());
     let [loopback, wire] = &routes.servers;
     let server = match Path::to(address) {
         Path::Loopback => loopback,
@@ -292,10 +336,11 @@ async fn lead(
         (Plane::Bulk, ..) if shared.lending.admits(shared, &node) => {
             shared.lending.serve(shared, connection, node).await;
         }
-        (Plane::Pairing, _, Some(desk)) => pairing::serve(desk, connection, node).await,
+        (Plane::Pairing, _, Some(desk)) => desk.serve(connection, node).await,
+        (Plane::Probe, None, _) => probe::answer(shared, connection, node).await,
         _ => {
             tracing::debug!(%address, %node, "a stranger was refused");
-            CloseCode::NotMember.close(&connection, "this key is not a member of the household");
+            CloseCode::NotMember.close(&connection, shared.members.refusal(&node));
         }
     }
 }

@@ -164,6 +164,14 @@ pub enum DialError {
         /// What happened at each address.
         text: String,
     },
+    /// Nobody with whom a machine can pair answers.
+    #[error("no household answers at {address}: {text}")]
+    Nobody {
+        /// Where.
+        address: SocketAddr,
+        /// What happened.
+        text: String,
+    },
     /// Our own socket is closed.
     #[error("this program is ending")]
     Closed,
@@ -179,6 +187,7 @@ impl DialError {
             DialError::WrongPeer { .. } => "wrong_peer",
             DialError::Refused { .. } => "refused",
             DialError::Unreachable { .. } => "unreachable",
+            DialError::Nobody { .. } => "nobody",
             DialError::Closed => "closed",
         }
     }
@@ -240,6 +249,11 @@ pub enum PairError {
         /// What to do.
         text: String,
     },
+    /// The household let this machine in without proving the short code: it is not the one that showed the code.
+    #[error(
+        "the household at that address does not know the short code: another device may pretend to be yours. Compare its four words with those of `coordinator invite`, and use the URL"
+    )]
+    CodeUnproven,
     /// The coordinator's answer cannot be understood, or none came.
     #[error("pairing was broken off: {text}; try again")]
     Broken {
@@ -255,6 +269,7 @@ impl PairError {
         match self {
             PairError::Dial(error) => error.code(),
             PairError::Refused { code, .. } => code,
+            PairError::CodeUnproven => "code_unproven",
             PairError::Broken { .. } => "broken_off",
         }
     }
@@ -273,4 +288,30 @@ pub enum SendError {
     /// The queue is full (only where sending does not wait).
     #[error("the queue to {0} is full: it does not keep up")]
     Full(NodeId),
+}
+
+/// A link could not be measured.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum ProbeError {
+    /// The other side could not be reached.
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    /// It was broken off by the other side, or what came cannot be used.
+    #[error("the probe of the link to {node} broke off: {text}")]
+    Broken {
+        /// The other side.
+        node: NodeId,
+        /// What happened.
+        text: String,
+    },
+    /// Frames travel, and they go first.
+    #[error("the probe gave way to frames")]
+    GaveWay,
+    /// It took too long.
+    #[error("the probe took too long")]
+    Late,
+    /// Too many run here.
+    #[error("too many probes run on this device")]
+    Busy,
 }

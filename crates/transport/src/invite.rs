@@ -11,7 +11,7 @@ use std::str::FromStr;
 use data_encoding::{Encoding, Specification};
 use libp2p_identity::PeerId;
 use proto::NodeId;
-use proto::control::SECRET_BYTES;
+use proto::control::pairing::SECRET_BYTES;
 use proto::limits;
 use rand::RngCore;
 use subtle::ConstantTimeEq;

@@ -1,6 +1,6 @@
 //! The data plane: frames between this device and the neighbours of the current plan.
 //!
-//! Owns one link per neighbour, with one long-lived stream per class and direction, decode before prefill.
+//! Owns one link per neighbour, with one long-lived stream per class and direction: decode, then expert, then prefill.
 //! Must never look into a step: it checks that a frame is well-formed and hands it on. Queued frames are lost
 //! when a link goes down; who sent them learns it by the event.
 //!
@@ -14,8 +14,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use bytes::Bytes;
 use proto::NodeId;
 use proto::control::Peer;
-use proto::frame::Frame;
-use proto::step::StepClass;
+use proto::frame::{Frame, StreamClass};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -165,6 +164,7 @@ impl Mesh {
     /// # Errors
     /// When the node is not among the peers, or there is no link at the moment.
     pub async fn send(&self, to: &NodeId, frame: &Frame) -> Result<(), SendError> {
+        self.0.shared.probes.give_way();
         let queue = self.queue(to, frame.class())?;
         let frame = Bytes::from(frame.encode());
         let sent = queue.send(frame).await;
@@ -176,6 +176,7 @@ impl Mesh {
     /// # Errors
     /// As [`Mesh::send`], and when the queue is full.
     pub fn try_send(&self, to: &NodeId, frame: &Frame) -> Result<(), SendError> {
+        self.0.shared.probes.give_way();
         let queue = self.queue(to, frame.class())?;
         let place = queue.try_reserve().map_err(|error| match error {
             mpsc::error::TrySendError::Full(()) => SendError::Full(to.clone()),
@@ -188,10 +189,10 @@ impl Mesh {
     /// Whether there is a link to the node.
     #[must_use]
     pub fn is_up(&self, node: &NodeId) -> bool {
-        self.queue(node, StepClass::Decode).is_ok()
+        self.queue(node, StreamClass::Decode).is_ok()
     }
 
-    fn queue(&self, to: &NodeId, class: StepClass) -> Result<mpsc::Sender<Bytes>, SendError> {
+    fn queue(&self, to: &NodeId, class: StreamClass) -> Result<mpsc::Sender<Bytes>, SendError> {
         let entries = self.0.peers.read().unwrap_or_else(PoisonError::into_inner);
         let entry = entries
             .get(to)

@@ -1,25 +1,35 @@
-//! How a stranger becomes a member: one stream, one request, one answer.
+//! How a stranger becomes a member: one stream, a few messages, one answer.
 //!
-//! Owns the pairing protocol on both sides and its bounds: 4 KiB, 10 s, 16 devices at once. Must never decide:
-//! the daemon compares the secret and answers. The coordinator's key comes from the invite, so that the
-//! secret is never shown to anybody else.
+//! Owns the pairing protocol on both sides and its bounds: 4 KiB, 10 s, 16 devices at once; of those who wait on the
+//! owner's screen 8, for 90 s. Must never decide who is let in: the daemon compares secrets, opens codes and answers.
+//!
+//! There are three rights. The secret of a URL is shown to the key that the URL names and to nobody else. A short code
+//! is proven to whoever answers, and never shown (`code`). A request on the owner's screen stands there with four check
+//! words, which differ as soon as anybody sits between the two.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
-use prost::Message;
-use proto::NodeId;
-use proto::control::{PairReply, PairRequest, Peer, Refused, wire};
-use proto::limits;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use proto::{NodeId, limits};
+use tokio::sync::oneshot;
 
-use crate::endpoint::Endpoint;
-use crate::error::{CloseCode, DialError, PairError, describe};
-use crate::invite::{Invite, Secret};
-use crate::tls::Plane;
+use crate::invite::Secret;
+use crate::words::CheckWords;
+
+mod code;
+mod codes;
+mod guest;
+mod host;
+mod talk;
+
+pub use code::{ShortCode, ShortCodeError};
+pub use codes::{Codes, FailedCode};
+pub use guest::Found;
+pub(crate) use host::PairingDesk;
 
 const TIME: Duration = Duration::from_millis(limits::PAIRING_MS_MAX);
+/// What names our use of a channel's secret.
+const EXPORTER_LABEL: &[u8] = b"EXPORTER-hearth-pair/2";
 
 /// A device that asks to become a member.
 #[derive(Debug)]
@@ -30,10 +40,19 @@ pub struct PairingRequest {
     pub remote: SocketAddr,
     /// What its owner calls it.
     pub name: String,
-    /// The secret of the invite that it was shown.
-    pub secret: Secret,
-    /// The daemon's answer; dropping it breaks the pairing off.
+    /// By what right.
+    pub claim: PairingClaim,
+    /// The daemon's answer; dropping it breaks the pairing off. Closed when nobody waits for it any more.
     pub reply: oneshot::Sender<PairingAnswer>,
+}
+
+/// By what right a device asks.
+#[derive(Debug)]
+pub enum PairingClaim {
+    /// It has shown this invite's secret, or proven the short code that stood for it.
+    Invite(Secret),
+    /// None: the owner has to compare these words with those on the device's screen.
+    Screen(CheckWords),
 }
 
 /// The daemon's answer.
@@ -55,6 +74,16 @@ pub enum PairingRefusal {
     InviteUsed,
     /// It is too old.
     InviteExpired,
+    /// No short code is open.
+    CodeNone,
+    /// The short code was wrong.
+    CodeWrong,
+    /// The owner said no.
+    KnockDenied,
+    /// The owner said nothing.
+    KnockExpired,
+    /// Too many devices wait on the owner's screen.
+    KnocksMany,
     /// The household has as many members as it can.
     HouseholdFull,
     /// The service is ending.
@@ -69,6 +98,11 @@ impl PairingRefusal {
             PairingRefusal::InviteUnknown => "invite_unknown",
             PairingRefusal::InviteUsed => "invite_used",
             PairingRefusal::InviteExpired => "invite_expired",
+            PairingRefusal::CodeNone => "code_none",
+            PairingRefusal::CodeWrong => "code_wrong",
+            PairingRefusal::KnockDenied => "denied",
+            PairingRefusal::KnockExpired => "not_approved",
+            PairingRefusal::KnocksMany => "too_many_waiting",
             PairingRefusal::HouseholdFull => "household_full",
             PairingRefusal::Ending => "ending",
         }
@@ -85,7 +119,20 @@ impl PairingRefusal {
                 "the invite was used already, and each is good for one device: make a new one with `coordinator invite`"
             }
             PairingRefusal::InviteExpired => {
-                "the invite has expired: make a new one with `coordinator invite`"
+                "the invite has expired or was withdrawn: make a new one with `coordinator invite`"
+            }
+            PairingRefusal::CodeNone => {
+                "no short code is open there (one is good once, for a few minutes, until somebody tries a wrong one): make a new one with `coordinator invite`"
+            }
+            PairingRefusal::CodeWrong => {
+                "the short code was wrong and is void now: make a new one with `coordinator invite`"
+            }
+            PairingRefusal::KnockDenied => "its owner said no",
+            PairingRefusal::KnockExpired => {
+                "its owner did not answer in time: ask again, and approve it there with `coordinator approve`"
+            }
+            PairingRefusal::KnocksMany => {
+                "too many devices wait there to be let in: try again in two minutes, or use `coordinator invite`"
             }
             PairingRefusal::HouseholdFull => {
                 "the household has no room for another device: remove one with `coordinator kick`"
@@ -95,149 +142,11 @@ impl PairingRefusal {
     }
 }
 
-/// Where requests go, and how many may be under way.
-#[derive(Debug)]
-pub(crate) struct PairingDesk {
-    requests: mpsc::Sender<PairingRequest>,
-    free: Arc<Semaphore>,
-}
-
-impl PairingDesk {
-    pub(crate) fn new(requests: mpsc::Sender<PairingRequest>) -> Self {
-        Self {
-            requests,
-            free: Arc::new(Semaphore::new(limits::PAIRING_PEERS_MAX)),
-        }
-    }
-}
-
-/// Serves one stranger, within the bounds.
-pub(crate) async fn serve(desk: &PairingDesk, connection: quinn::Connection, node: NodeId) {
-    let Ok(_permit) = desk.free.try_acquire() else {
-        return CloseCode::Busy.close(&connection, "too many devices are pairing; try again");
-    };
-    match tokio::time::timeout(TIME, exchange(desk, &connection, node)).await {
-        Ok(Ok(())) => CloseCode::Done.close(&connection, ""),
-        Ok(Err((code, reason))) => {
-            tracing::debug!(remote = %connection.remote_address(), reason, "a pairing was broken off");
-            code.close(&connection, &reason);
-        }
-        Err(_) => CloseCode::TooSlow.close(&connection, "pairing took longer than 10 s"),
-    }
-}
-
-type Broken = (CloseCode, String);
-
-async fn exchange(
-    desk: &PairingDesk,
-    connection: &quinn::Connection,
-    node: NodeId,
-) -> Result<(), Broken> {
-    let gone = |text: String| (CloseCode::Done, text);
-    let (mut send, mut recv) = connection
-        .accept_bi()
-        .await
-        .map_err(|error| gone(describe(&error)))?;
-    let bytes = match recv.read_to_end(limits::PAIRING_BYTES_MAX).await {
-        Ok(bytes) => bytes,
-        Err(quinn::ReadToEndError::TooLong) => {
-            let text = "a pairing request has at most 4096 bytes";
-            return Err((CloseCode::Malformed, text.into()));
-        }
-        Err(error) => return Err(gone(error.to_string())),
-    };
-    let request = wire::PairRequest::decode(bytes.as_slice())
-        .map_err(|_| (CloseCode::Malformed, "this is no pairing request".into()))?;
-    let request = PairRequest::try_from(request)
-        .map_err(|error| (CloseCode::Malformed, error.to_string()))?;
-    let (reply, answer) = oneshot::channel();
-    let busy = || {
-        let text = "the coordinator does not answer pairing requests at the moment";
-        (CloseCode::Busy, text.to_owned())
-    };
-    desk.requests
-        .try_send(PairingRequest {
-            node,
-            remote: connection.remote_address(),
-            name: request.name,
-            secret: Secret::from_bytes(request.secret),
-            reply,
-        })
-        .map_err(|_| busy())?;
-    let reply = match answer.await.map_err(|_| busy())? {
-        PairingAnswer::Accept => PairReply::Accepted,
-        PairingAnswer::Refuse(refusal) => PairReply::Refused(Refused {
-            code: refusal.code().into(),
-            text: refusal.text().into(),
-        }),
-    };
-    let bytes = wire::PairReply::from(reply).encode_to_vec();
-    send.write_all(&bytes)
-        .await
-        .map_err(|error| gone(error.to_string()))?;
-    // A stream that is finished already cannot be: it was opened for this answer.
-    let _ = send.finish();
-    // The device closes when it has the answer.
-    connection.closed().await;
-    Ok(())
-}
-
-impl Endpoint {
-    /// Asks the invite's household to take this machine in, under `name`.
-    ///
-    /// # Errors
-    /// When the coordinator cannot be reached or another device answers at its addresses, when it refuses
-    /// (with its code), or when the exchange breaks off.
-    pub async fn pair(&self, invite: &Invite, name: &str) -> Result<(), PairError> {
-        let peer = Peer {
-            node: invite.coordinator.clone(),
-            addresses: invite.addresses.clone(),
-        };
-        let connection = self.0.dialler.dial(&peer, Plane::Pairing).await?;
-        let request = PairRequest {
-            secret: invite.secret.bytes(),
-            name: name.to_owned(),
-        };
-        let reply = tokio::time::timeout(TIME, ask(&connection, request)).await;
-        let result = match reply {
-            Ok(Ok(PairReply::Accepted)) => Ok(()),
-            Ok(Ok(PairReply::Refused(refused))) => Err(PairError::Refused {
-                code: refused.code,
-                text: refused.text,
-            }),
-            Ok(Err(text)) => Err(broken(&connection, &invite.coordinator, text)),
-            Err(_) => Err(PairError::Broken {
-                text: "the coordinator did not answer within 10 s".into(),
-            }),
-        };
-        CloseCode::Done.close(&connection, "");
-        result
-    }
-}
-
-async fn ask(connection: &quinn::Connection, request: PairRequest) -> Result<PairReply, String> {
-    let (mut send, mut recv) = connection.open_bi().await.map_err(|e| e.to_string())?;
-    let bytes = wire::PairRequest::from(request).encode_to_vec();
-    send.write_all(&bytes).await.map_err(|e| e.to_string())?;
-    send.finish().map_err(|e| e.to_string())?;
-    let reply = recv
-        .read_to_end(limits::PAIRING_BYTES_MAX)
-        .await
-        .map_err(|e| e.to_string())?;
-    let reply = wire::PairReply::decode(reply.as_slice()).map_err(|e| e.to_string())?;
-    PairReply::try_from(reply).map_err(|e| e.to_string())
-}
-
-/// The close reason tells more than the stream's error.
-fn broken(connection: &quinn::Connection, node: &NodeId, text: String) -> PairError {
-    match connection.close_reason() {
-        Some(error) if CloseCode::NotMember.is(&error) => PairError::Dial(DialError::Refused {
-            node: node.clone(),
-            text: describe(&error),
-        }),
-        Some(error) => PairError::Broken {
-            text: describe(&error),
-        },
-        None => PairError::Broken { text },
-    }
+/// What only the two ends of a connection can know.
+fn exporter(connection: &quinn::Connection) -> Result<[u8; 32], String> {
+    let mut bytes = [0; 32];
+    connection
+        .export_keying_material(&mut bytes, EXPORTER_LABEL, &[])
+        .map_err(|_| "the connection has no secret to bind to".to_owned())?;
+    Ok(bytes)
 }

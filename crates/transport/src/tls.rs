@@ -20,6 +20,7 @@ pub(crate) enum Plane {
     Tensor,
     Pairing,
     Bulk,
+    Probe,
 }
 
 impl Plane {
@@ -29,13 +30,20 @@ impl Plane {
             Plane::Tensor => b"hearth-tensor/1",
             Plane::Pairing => b"hearth-pair/1",
             Plane::Bulk => b"hearth-bulk/1",
+            Plane::Probe => b"hearth-probe/1",
         }
     }
 
     fn from_alpn(name: &[u8]) -> Option<Self> {
-        [Plane::Control, Plane::Tensor, Plane::Pairing, Plane::Bulk]
-            .into_iter()
-            .find(|plane| plane.alpn() == name)
+        [
+            Plane::Control,
+            Plane::Tensor,
+            Plane::Pairing,
+            Plane::Probe,
+            Plane::Bulk,
+        ]
+        .into_iter()
+        .find(|plane| plane.alpn() == name)
     }
 }
 
@@ -65,16 +73,32 @@ pub(crate) fn client(
         node: expected.clone(),
     };
     let peer: PeerId = expected.as_str().parse().map_err(|_| not_a_key())?;
-    let unreachable = |error: &dyn std::error::Error| DialError::Unreachable {
+    configured(identity, Some(peer), plane).map_err(|text| DialError::Unreachable {
         node: expected.clone(),
-        text: format!("no certificate could be made: {error}"),
-    };
-    let mut tls = libp2p_tls::make_client_config(identity.keypair(), Some(peer))
-        .map_err(|error| unreachable(&error))?;
+        text,
+    })
+}
+
+/// What dials to look: accepts any key, and says afterwards which it was.
+pub(crate) fn client_of_anybody(
+    identity: &Identity,
+    plane: Plane,
+) -> Result<quinn::ClientConfig, String> {
+    configured(identity, None, plane)
+}
+
+fn configured(
+    identity: &Identity,
+    expected: Option<PeerId>,
+    plane: Plane,
+) -> Result<quinn::ClientConfig, String> {
+    let failed = |error: &dyn std::error::Error| format!("no certificate could be made: {error}");
+    let mut tls = libp2p_tls::make_client_config(identity.keypair(), expected)
+        .map_err(|error| failed(&error))?;
     tls.alpn_protocols = vec![plane.alpn().to_vec()];
     tls.key_log = Arc::new(rustls::NoKeyLog);
     tls.resumption = rustls::client::Resumption::disabled();
-    let quic = QuicClientConfig::try_from(tls).map_err(|error| unreachable(&error))?;
+    let quic = QuicClientConfig::try_from(tls).map_err(|error| failed(&error))?;
     Ok(quinn::ClientConfig::new(Arc::new(quic)))
 }
 

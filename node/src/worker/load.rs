@@ -4,15 +4,54 @@ use std::sync::Arc;
 
 use engine::{CacheSpec, KvType, Slice, SliceSpec};
 use model::Checkpoint;
-use plan::{CacheBudget, LayerSpan, slice_bytes};
+use plan::{CacheBudget, Holding, LayerSpan, holding_bytes};
 use proto::Epoch;
 use proto::control::{Assign, CacheType, LoadProgress, NodeMessage};
+use proto::facts::ModelFacts;
 
 use super::{Bench, Told};
 use crate::shelf::{Opened, Refusal, refusal};
 
 /// Bytes read between two reports of progress.
 const PROGRESS_BYTES: u64 = 64 << 20;
+
+/// What the node holds, as the memory model counts it.
+fn holding(facts: &ModelFacts, assign: &Assign) -> Holding {
+    let mut holding = if assign.layers.is_empty() {
+        Holding::default()
+    } else {
+        let span = LayerSpan {
+            first_layer: assign.layers.start,
+            end_layer: assign.layers.end,
+            embedding: assign.embedding,
+            head: assign.head,
+        };
+        Holding::stage(facts, span)
+    };
+    for (layer, groups) in &mut holding.groups {
+        *groups = groups.without(assign.given_groups(*layer));
+    }
+    holding.groups.extend(assign.foreign.clone());
+    holding.head_blocks = holding
+        .head_blocks
+        .without(assign.given_blocks())
+        .and(assign.head_blocks);
+    holding
+}
+
+/// The same for the engine.
+fn spec(checkpoint: &Checkpoint, assign: &Assign) -> SliceSpec {
+    let held = holding(&checkpoint.facts(), assign);
+    let of = |layer| held.groups.get(&layer).copied().unwrap_or_default();
+    SliceSpec {
+        embedding: assign.embedding,
+        layers: assign.layers.clone(),
+        groups: assign.layers.clone().map(of).collect(),
+        foreign: assign.foreign.clone(),
+        head: assign.head,
+        head_blocks: Some(held.head_blocks),
+    }
+}
 
 impl Bench {
     pub(super) fn slice(&self, assign: &Assign) -> Result<Slice, Refusal> {
@@ -23,12 +62,7 @@ impl Bench {
             done_bytes,
         } = self.tools.shelf.open(assign, &fits)?;
         checkpoint.release_heads();
-        let spec = SliceSpec {
-            embedding: assign.embedding,
-            layers: assign.layers.clone(),
-            groups: Vec::new(),
-            head: assign.head,
-        };
+        let spec = spec(&checkpoint, assign);
         let kv = match assign.kv {
             CacheType::F32 => KvType::F32,
             CacheType::F16 => KvType::F16,
@@ -55,12 +89,6 @@ impl Bench {
     }
 
     fn check_memory(&self, checkpoint: &Checkpoint, assign: &Assign) -> Result<(), Refusal> {
-        let span = LayerSpan {
-            first_layer: assign.layers.start,
-            end_layer: assign.layers.end,
-            embedding: assign.embedding,
-            head: assign.head,
-        };
         let kv = match assign.kv {
             CacheType::F32 => plan::KvType::F32,
             CacheType::F16 => plan::KvType::F16,
@@ -72,15 +100,20 @@ impl Bench {
             slots: assign.slots,
             chunk_rows: assign.chunk_rows,
         };
-        let needed = slice_bytes(&checkpoint.facts(), &span, &budget)
+        let facts = checkpoint.facts();
+        let needed = holding_bytes(&facts, &holding(&facts, assign), &budget)
             .map_err(|e| refusal("slice", e))?
             .total();
         if needed > self.tools.memory_bytes {
+            let what = match assign.layers.is_empty() {
+                true => "the expert groups and head blocks for others".to_owned(),
+                false => format!("layers {} to {}", assign.layers.start, assign.layers.end),
+            };
             return Err(refusal(
                 "memory",
                 format_args!(
-                    "layers {} to {} need {needed} bytes with their caches, this machine gives {}; raise --memory or take more machines",
-                    assign.layers.start, assign.layers.end, self.tools.memory_bytes
+                    "{what} need {needed} bytes with their caches, this machine gives {}; raise --memory or take more machines",
+                    self.tools.memory_bytes
                 ),
             ));
         }

@@ -1,15 +1,21 @@
 //! From the wire: every field is present, in range and within its cap, or the message is refused.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use super::weights;
 use super::{
     Assign, Beat, CODE_BYTES_MAX, CacheType, ControlMessageError, CoordinatorMessage, Hello,
-    LABEL_BYTES_MAX, LEASE_MS_MAX, LoadFailed, LoadProgress, Loaded, NodeMessage, PAIRING_PROTOCOL,
-    PATH_BYTES_MAX, PairReply, PairRequest, Peer, PeerLost, Refused, TEXT_BYTES_MAX, Welcome, wire,
+    LABEL_BYTES_MAX, LEASE_MS_MAX, LinkRates, LoadFailed, LoadProgress, Loaded, Measure, Measured,
+    NodeMessage, Offer, Owner, PATH_BYTES_MAX, Peer, PeerLost, RTT_S_MAX, Refused, TEXT_BYTES_MAX,
+    Welcome, wire,
 };
+use crate::groups::GroupSet;
 use crate::ids::{Epoch, NodeId};
 use crate::limits;
+
+/// Threads that a node may say it computes with.
+const THREADS_MAX: u32 = 65_536;
 
 pub(super) type Checked<T> = Result<T, ControlMessageError>;
 
@@ -37,14 +43,14 @@ pub(super) fn text(field: &'static str, value: String, max: usize) -> Checked<St
     Ok(value)
 }
 
-fn filled(field: &'static str, value: String, max: usize) -> Checked<String> {
+pub(super) fn filled(field: &'static str, value: String, max: usize) -> Checked<String> {
     if value.trim().is_empty() {
         return Err(wrong(field, "empty", "a text"));
     }
     text(field, value, max)
 }
 
-fn name(field: &'static str, value: String) -> Checked<String> {
+pub(super) fn name(field: &'static str, value: String) -> Checked<String> {
     let characters = value.chars().count();
     if characters > limits::NODE_NAME_MAX {
         let expected = format!("at most {} characters", limits::NODE_NAME_MAX);
@@ -101,7 +107,98 @@ fn neighbour(field: &'static str, value: Option<wire::Peer>) -> Checked<Option<P
     value.map(|value| peer(field, value)).transpose()
 }
 
-fn some<T>(value: Option<T>) -> Checked<T> {
+fn set(field: &'static str, bits: u32) -> Checked<GroupSet> {
+    let bits = u16::try_from(bits).map_err(|_| wrong(field, bits, "a set of at most 16"))?;
+    Ok(GroupSet::from_bits(bits))
+}
+
+/// Sets of groups by layer; each entry has layers and groups, and no layer has two.
+fn groups(field: &'static str, entries: &[wire::Groups]) -> Checked<BTreeMap<u32, GroupSet>> {
+    let mut by_layer = BTreeMap::new();
+    if entries.len() > limits::LAYERS_MAX as usize {
+        let expected = format!("at most {}", limits::LAYERS_MAX);
+        return Err(wrong(field, format!("{} entries", entries.len()), expected));
+    }
+    for entry in entries {
+        let end = at_most(field, entry.end_layer, limits::LAYERS_MAX)?;
+        let groups = set(field, entry.groups)?;
+        if entry.first_layer >= end || groups.is_empty() {
+            let got = format!("{groups:?} of layers {}..{end}", entry.first_layer);
+            return Err(wrong(field, got, "some groups of some layers"));
+        }
+        for layer in entry.first_layer..end {
+            if by_layer.insert(layer, groups).is_some() {
+                return Err(wrong(
+                    field,
+                    format!("layer {layer} twice"),
+                    "each layer once",
+                ));
+            }
+        }
+    }
+    Ok(by_layer)
+}
+
+fn peers_max(field: &'static str, count: usize) -> Checked<()> {
+    if count > limits::NODES_MAX {
+        let expected = format!("at most {}", limits::NODES_MAX);
+        return Err(wrong(field, count, expected));
+    }
+    Ok(())
+}
+
+impl TryFrom<wire::Owner> for Owner {
+    type Error = ControlMessageError;
+
+    fn try_from(owner: wire::Owner) -> Checked<Self> {
+        let peer = neighbour("assign.owners.peer", owner.peer)?;
+        Ok(Owner {
+            peer: peer.ok_or_else(|| wrong("assign.owners.peer", "missing", "a node"))?,
+            groups: groups("assign.owners.groups", &owner.groups)?,
+            head_blocks: set("assign.owners.head_blocks", owner.head_blocks)?,
+        })
+    }
+}
+
+/// What an assignment says of groups and blocks agrees with itself: owners have parts of the stage, each part once, and
+/// what the node holds for others is not of its own stage.
+fn agreed(assign: Assign) -> Checked<Assign> {
+    let own = |layer: &u32| assign.layers.contains(layer);
+    let mut blocks = GroupSet::none();
+    let mut given: BTreeMap<u32, GroupSet> = BTreeMap::new();
+    for owner in &assign.owners {
+        for (layer, groups) in &owner.groups {
+            let known = given.entry(*layer).or_default();
+            if !own(layer) || !known.common(*groups).is_empty() {
+                let got = format!("{groups} of layer {layer}");
+                let expected = "groups of the stage's layers, each with one owner";
+                return Err(wrong("assign.owners.groups", got, expected));
+            }
+            *known = known.and(*groups);
+        }
+        if !(owner.head_blocks.is_empty() || assign.head)
+            || !blocks.common(owner.head_blocks).is_empty()
+        {
+            let expected = "blocks of the stage's head, each with one owner";
+            return Err(wrong(
+                "assign.owners.head_blocks",
+                owner.head_blocks,
+                expected,
+            ));
+        }
+        blocks = blocks.and(owner.head_blocks);
+    }
+    if let Some(layer) = assign.foreign.keys().find(|layer| own(layer)) {
+        return Err(wrong("assign.foreign", layer, "layers of other stages"));
+    }
+    if assign.head && !assign.head_blocks.is_empty() {
+        let expected = "none beside the stage's own head";
+        return Err(wrong("assign.head_blocks", assign.head_blocks, expected));
+    }
+    Ok(assign)
+}
+
+pub(super) fn some<T>(value: Option<T>) -> Checked<T> {
     value.ok_or_else(|| {
         let expected = "one of the kinds that this version knows: both programs need the same version of Hearth";
         wrong("kind", "missing or unknown", expected)
@@ -145,8 +242,49 @@ impl TryFrom<wire::NodeMessage> for NodeMessage {
             Kind::Leave(wire::Leave {}) => NodeMessage::Leave,
             Kind::Seek(seek) => NodeMessage::Seek(Epoch(seek.epoch)),
             Kind::Held(held) => NodeMessage::Held(weights::held(held)?),
+            Kind::Offer(offer) => NodeMessage::Offer(Offer {
+                memory_bytes: offer.memory_bytes,
+                threads: at_most("offer.threads", offer.threads, THREADS_MAX)?,
+                read_bytes_per_s: rate("offer.read_bytes_per_s", offer.read_bytes_per_s)?,
+                macs_per_s: rate("offer.macs_per_s", offer.macs_per_s)?,
+                paused: text("offer.paused", offer.paused, TEXT_BYTES_MAX)?,
+            }),
+            Kind::Measured(measured) => NodeMessage::Measured(measured.try_into()?),
         })
     }
+}
+
+impl TryFrom<wire::Measured> for Measured {
+    type Error = ControlMessageError;
+
+    fn try_from(measured: wire::Measured) -> Checked<Self> {
+        let link = if measured.failure.is_empty() {
+            if !(measured.rtt_s > 0.0 && measured.rtt_s <= RTT_S_MAX) {
+                let expected = format!("seconds above 0, at most {RTT_S_MAX}");
+                return Err(wrong("measured.rtt_s", measured.rtt_s, expected));
+            }
+            Ok(LinkRates {
+                rtt_s: measured.rtt_s,
+                out_bytes_per_s: flow("measured.out_bytes_per_s", measured.out_bytes_per_s)?,
+                in_bytes_per_s: flow("measured.in_bytes_per_s", measured.in_bytes_per_s)?,
+            })
+        } else {
+            Err(text("measured.failure", measured.failure, TEXT_BYTES_MAX)?)
+        };
+        Ok(Measured {
+            ticket: measured.ticket,
+            node: node("measured.node", measured.node)?,
+            link,
+        })
+    }
+}
+
+/// A rate that something can be divided by.
+fn flow(field: &'static str, value: f64) -> Checked<f64> {
+    if value < 1.0 {
+        return Err(wrong(field, value, "at least 1 byte per second"));
+    }
+    rate(field, value)
 }
 
 impl TryFrom<wire::Hello> for Hello {
@@ -160,11 +298,12 @@ impl TryFrom<wire::Hello> for Hello {
             os: text("hello.os", hello.os, LABEL_BYTES_MAX)?,
             arch: text("hello.arch", hello.arch, LABEL_BYTES_MAX)?,
             kernels: text("hello.kernels", hello.kernels, LABEL_BYTES_MAX)?,
-            threads: at_most("hello.threads", hello.threads, 65_536)?,
+            threads: at_most("hello.threads", hello.threads, THREADS_MAX)?,
             memory_bytes: hello.memory_bytes,
             read_bytes_per_s: rate("hello.read_bytes_per_s", hello.read_bytes_per_s)?,
             macs_per_s: rate("hello.macs_per_s", hello.macs_per_s)?,
             addresses: addresses("hello.addresses", &hello.addresses)?,
+            paused: text("hello.paused", hello.paused, TEXT_BYTES_MAX)?,
         })
     }
 }
@@ -196,6 +335,11 @@ impl TryFrom<wire::CoordinatorMessage> for CoordinatorMessage {
             Kind::Kicked(kicked) => CoordinatorMessage::Kicked {
                 text: text("kicked.text", kicked.text, TEXT_BYTES_MAX)?,
             },
+            Kind::Measure(measure) => CoordinatorMessage::Measure(Measure {
+                ticket: measure.ticket,
+                peer: peer("measure.peer", some(measure.peer)?)?,
+                dial: measure.dial,
+            }),
         })
     }
 }
@@ -222,7 +366,17 @@ impl TryFrom<wire::Assign> for Assign {
         let end = at_most("assign.end_layer", assign.end_layer, limits::LAYERS_MAX)?;
         let first = at_most("assign.first_layer", assign.first_layer, end)?;
         let hash_bytes = assign.model_blake3.len();
-        Ok(Assign {
+        peers_max("assign.owners", assign.owners.len())?;
+        peers_max("assign.askers", assign.askers.len())?;
+        let owners = assign.owners.into_iter().map(TryInto::try_into);
+        let askers = assign.askers.into_iter();
+        agreed(Assign {
+            owners: owners.collect::<Checked<_>>()?,
+            foreign: groups("assign.foreign", &assign.foreign)?,
+            head_blocks: set("assign.head_blocks", assign.head_blocks)?,
+            askers: askers
+                .map(|asker| peer("assign.askers", asker))
+                .collect::<Checked<_>>()?,
             epoch: Epoch(assign.epoch),
             model_path: filled("assign.model_path", assign.model_path, PATH_BYTES_MAX)?,
             model_bytes: assign.model_bytes,
@@ -254,39 +408,5 @@ impl TryFrom<wire::Assign> for Assign {
             first: neighbour("assign.first", assign.first)?,
             coordinator: node("assign.coordinator", assign.coordinator)?,
         })
-    }
-}
-
-impl TryFrom<wire::PairRequest> for PairRequest {
-    type Error = ControlMessageError;
-
-    fn try_from(request: wire::PairRequest) -> Checked<Self> {
-        if request.protocol != PAIRING_PROTOCOL {
-            let expected =
-                format!("{PAIRING_PROTOCOL}: both programs need the same version of Hearth");
-            return Err(wrong("pair.protocol", request.protocol, expected));
-        }
-        let bytes = request.secret.len();
-        Ok(PairRequest {
-            secret: request
-                .secret
-                .try_into()
-                .map_err(|_| wrong("pair.secret", format!("{bytes} bytes"), "16 bytes"))?,
-            name: name("pair.name", request.name)?,
-        })
-    }
-}
-
-impl TryFrom<wire::PairReply> for PairReply {
-    type Error = ControlMessageError;
-
-    fn try_from(reply: wire::PairReply) -> Checked<Self> {
-        if reply.accepted {
-            return Ok(PairReply::Accepted);
-        }
-        Ok(PairReply::Refused(refusal(wire::Refused {
-            code: reply.code,
-            text: reply.text,
-        })?))
     }
 }

@@ -1,13 +1,15 @@
 //! To the wire. Our own texts are clipped to the caps that the receiver checks, so that an explanation that
 //! came out long never costs the message it explains.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use super::weights;
 use super::{
-    Assign, CODE_BYTES_MAX, CacheType, CoordinatorMessage, Hello, LABEL_BYTES_MAX, NodeMessage,
-    PAIRING_PROTOCOL, PairReply, PairRequest, Peer, Refused, TEXT_BYTES_MAX, wire,
+    Assign, CODE_BYTES_MAX, CacheType, CoordinatorMessage, Hello, LABEL_BYTES_MAX, Measured,
+    NodeMessage, Owner, Peer, Refused, TEXT_BYTES_MAX, wire,
 };
+use crate::groups::GroupSet;
 use crate::limits;
 
 /// At most `max` bytes, cut between characters, control characters replaced.
@@ -40,6 +42,35 @@ impl From<Peer> for wire::Peer {
     }
 }
 
+/// Neighbouring layers with the same groups as one entry.
+fn groups(by_layer: &BTreeMap<u32, GroupSet>) -> Vec<wire::Groups> {
+    let mut entries: Vec<wire::Groups> = Vec::new();
+    for (layer, set) in by_layer.iter().filter(|(_, set)| !set.is_empty()) {
+        let bits = u32::from(set.bits());
+        match entries.last_mut() {
+            Some(last) if last.end_layer == *layer && last.groups == bits => {
+                last.end_layer = layer.saturating_add(1);
+            }
+            _ => entries.push(wire::Groups {
+                first_layer: *layer,
+                end_layer: layer.saturating_add(1),
+                groups: bits,
+            }),
+        }
+    }
+    entries
+}
+
+impl From<Owner> for wire::Owner {
+    fn from(owner: Owner) -> Self {
+        Self {
+            peer: Some(owner.peer.into()),
+            groups: groups(&owner.groups),
+            head_blocks: owner.head_blocks.bits().into(),
+        }
+    }
+}
+
 impl From<Hello> for wire::Hello {
     fn from(hello: Hello) -> Self {
         Self {
@@ -54,6 +85,7 @@ impl From<Hello> for wire::Hello {
             read_bytes_per_s: hello.read_bytes_per_s,
             macs_per_s: hello.macs_per_s,
             addresses: addresses(&hello.addresses),
+            paused: clip(&hello.paused, TEXT_BYTES_MAX),
         }
     }
 }
@@ -93,8 +125,43 @@ impl From<NodeMessage> for wire::NodeMessage {
             NodeMessage::Leave => Kind::Leave(wire::Leave {}),
             NodeMessage::Seek(epoch) => Kind::Seek(wire::Seek { epoch: epoch.0 }),
             NodeMessage::Held(held) => Kind::Held(held.into()),
+            NodeMessage::Offer(offer) => Kind::Offer(wire::Offer {
+                memory_bytes: offer.memory_bytes,
+                threads: offer.threads,
+                read_bytes_per_s: offer.read_bytes_per_s,
+                macs_per_s: offer.macs_per_s,
+                paused: clip(&offer.paused, TEXT_BYTES_MAX),
+            }),
+            NodeMessage::Measured(measured) => Kind::Measured(measured.into()),
         };
         Self { kind: Some(kind) }
+    }
+}
+
+impl From<Measured> for wire::Measured {
+    fn from(measured: Measured) -> Self {
+        let blank = Self {
+            ticket: measured.ticket,
+            node: measured.node.to_string(),
+            ..Self::default()
+        };
+        match measured.link {
+            Ok(link) => Self {
+                rtt_s: link.rtt_s,
+                out_bytes_per_s: link.out_bytes_per_s,
+                in_bytes_per_s: link.in_bytes_per_s,
+                ..blank
+            },
+            Err(failure) => {
+                let failure = clip(&failure, TEXT_BYTES_MAX);
+                let failure = if failure.is_empty() {
+                    "no reason was given".to_owned()
+                } else {
+                    failure
+                };
+                Self { failure, ..blank }
+            }
+        }
     }
 }
 
@@ -122,6 +189,10 @@ impl From<Assign> for wire::Assign {
             previous: assign.previous.map(Into::into),
             next: assign.next.map(Into::into),
             first: assign.first.map(Into::into),
+            owners: assign.owners.into_iter().map(Into::into).collect(),
+            foreign: groups(&assign.foreign),
+            head_blocks: assign.head_blocks.bits().into(),
+            askers: assign.askers.into_iter().map(Into::into).collect(),
             coordinator: assign.coordinator.to_string(),
         }
     }
@@ -146,6 +217,11 @@ impl From<CoordinatorMessage> for wire::CoordinatorMessage {
             }),
             CoordinatorMessage::Sources(sources) => Kind::Sources(sources.into()),
             CoordinatorMessage::Lend(nodes) => Kind::Lend(weights::lend_to(&nodes)),
+            CoordinatorMessage::Measure(measure) => Kind::Measure(wire::Measure {
+                ticket: measure.ticket,
+                peer: Some(measure.peer.into()),
+                dial: measure.dial,
+            }),
         };
         Self { kind: Some(kind) }
     }
@@ -156,35 +232,6 @@ impl From<Refused> for wire::Refused {
         Self {
             code: clip(&refused.code, CODE_BYTES_MAX),
             text: clip(&refused.text, TEXT_BYTES_MAX),
-        }
-    }
-}
-
-impl From<PairRequest> for wire::PairRequest {
-    fn from(request: PairRequest) -> Self {
-        Self {
-            protocol: PAIRING_PROTOCOL,
-            secret: request.secret.to_vec(),
-            name: request.name,
-        }
-    }
-}
-
-impl From<PairReply> for wire::PairReply {
-    fn from(reply: PairReply) -> Self {
-        match reply {
-            PairReply::Accepted => Self {
-                accepted: true,
-                ..Self::default()
-            },
-            PairReply::Refused(refused) => {
-                let refused = wire::Refused::from(refused);
-                Self {
-                    accepted: false,
-                    code: refused.code,
-                    text: refused.text,
-                }
-            }
         }
     }
 }

@@ -3,6 +3,8 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::frame::{Asked, ExpertsFrame, HeadFrame, LogitsFrame, PartialsFrame, StreamClass};
+use crate::groups::GroupSet;
 use crate::ids::{Epoch, StepId};
 
 fn sample_step() -> Step {
@@ -94,9 +96,142 @@ fn every_kind_survives_the_wire() {
             text: "the model file changed".into(),
         }),
     ];
-    for frame in frames {
+    for frame in frames.into_iter().chain(exchange_frames()) {
         assert_eq!(read(&frame.encode()).unwrap(), frame);
     }
+}
+
+fn asked() -> Asked {
+    Asked {
+        epoch: Epoch(3),
+        step: StepId(9),
+        class: StepClass::Decode,
+        layer: 5,
+        part: 2,
+    }
+}
+
+fn experts_frame() -> ExpertsFrame {
+    ExpertsFrame {
+        asked: asked(),
+        dtype: Dtype::Q8_0,
+        cols: 32,
+        rows: vec![(0, 2), (7, 1)],
+        experts: vec![(3, 0.5), (9, 0.25), (4, 1.0)],
+        bytes: (0..72).collect(),
+    }
+}
+
+fn partials_frame() -> PartialsFrame {
+    PartialsFrame {
+        asked: asked(),
+        entries: vec![(0, 1), (7, 31)],
+        cols: 2,
+        values: vec![1.0, -0.0, 3.5, f32::MAX],
+    }
+}
+
+/// One of each kind between stages and owners.
+fn exchange_frames() -> Vec<Frame> {
+    vec![
+        Frame::Experts(experts_frame()),
+        Frame::Partials(partials_frame()),
+        Frame::Head(HeadFrame {
+            asked: asked(),
+            dtype: Dtype::Q8K,
+            cols: 256,
+            rows: 1,
+            bytes: vec![7; 292],
+        }),
+        Frame::Logits(LogitsFrame {
+            asked: asked(),
+            blocks: GroupSet::from_bits(0b1010),
+            rows: 2,
+            cols: 3,
+            values: vec![0.0, 1.0, 2.0, 3.0, 4.0, 5.0],
+        }),
+    ]
+}
+
+#[test]
+fn the_bytes_of_a_partials_frame_are_fixed() {
+    let frame = Frame::Partials(PartialsFrame {
+        entries: vec![(7, 31)],
+        values: vec![1.0, -2.0],
+        ..partials_frame()
+    });
+    let mut expected = vec![1, 7, 1, 0, 5, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0];
+    expected.extend([9, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0]);
+    expected.extend([0, 0, 0, 0, 8, 0, 0, 0, 8, 0, 0, 0]);
+    expected.extend([7, 0, 0, 0, 31, 0, 0, 0]);
+    expected.extend([0, 0, 0x80, 0x3f, 0, 0, 0, 0xc0]);
+    assert_eq!(frame.encode(), expected);
+}
+
+#[test]
+fn all_of_a_prompt_chunk_keeps_off_the_streams_of_decoding() {
+    let of = |frame: &Frame| frame.class();
+    for frame in exchange_frames() {
+        assert_eq!(of(&frame), StreamClass::Expert);
+    }
+    let asked = Asked {
+        class: StepClass::Prefill,
+        ..asked()
+    };
+    let chunk = Frame::Partials(PartialsFrame {
+        asked,
+        ..partials_frame()
+    });
+    assert_eq!(of(&chunk), StreamClass::Prefill);
+    assert_eq!(of(&rows_frame()), StreamClass::Prefill);
+}
+
+#[test]
+fn exchange_frames_that_lie_are_refused() {
+    let experts = |spoil: fn(&mut ExpertsFrame)| {
+        let mut frame = experts_frame();
+        spoil(&mut frame);
+        Frame::Experts(frame)
+    };
+    let partials = |spoil: fn(&mut PartialsFrame)| {
+        let mut frame = partials_frame();
+        spoil(&mut frame);
+        Frame::Partials(frame)
+    };
+    let frames = [
+        experts(|f| f.rows[0].1 = 0),
+        experts(|f| f.rows[0].1 = limits::ROW_EXPERTS_MAX + 1),
+        experts(|f| f.rows[0].1 = 3),
+        experts(|f| f.rows[1].0 = limits::STEP_ROWS_MAX),
+        experts(|f| f.experts.truncate(2)),
+        experts(|f| f.experts.push((1, 1.0))),
+        experts(|f| f.bytes.truncate(71)),
+        experts(|f| f.cols = 31),
+        experts(|f| f.dtype = Dtype::None),
+        experts(|f| f.dtype = Dtype::Q8K),
+        experts(|f| f.rows = vec![(0, 1); limits::EXPERT_ROWS_MAX as usize + 1]),
+        experts(|f| f.asked.layer = limits::LAYERS_MAX + 1),
+        partials(|f| f.entries[0].1 = 0),
+        partials(|f| f.entries[0].1 = 32),
+        partials(|f| f.entries[0].0 = u32::MAX),
+        partials(|f| f.values.truncate(3)),
+        partials(|f| f.entries.truncate(1)),
+        Frame::Head(HeadFrame {
+            asked: asked(),
+            dtype: Dtype::F32,
+            cols: 1,
+            rows: limits::HEAD_ROWS_MAX + 1,
+            bytes: vec![0; 4 * (limits::HEAD_ROWS_MAX as usize + 1)],
+        }),
+    ];
+    for frame in frames {
+        assert!(read(&frame.encode()).is_err(), "{frame:?}");
+    }
+    let mut logits = exchange_frames().swap_remove(3).encode();
+    put(&mut logits, HEADER_BYTES, 0x1_0000);
+    assert!(read(&logits).is_err(), "a head block above 15");
+    put(&mut logits, 32, limits::LOGITS_MAX + 1);
+    assert!(read(&logits).is_err(), "too many logits");
 }
 
 #[test]
@@ -156,9 +291,11 @@ fn a_count_in_the_tables_is_checked_before_it_is_believed() {
 
 #[test]
 fn every_truncation_is_an_error() {
-    let bytes = rows_frame().encode();
-    for cut in 0..bytes.len() {
-        assert!(read(&bytes[..cut]).is_err(), "{cut}");
+    for frame in exchange_frames().into_iter().chain([rows_frame()]) {
+        let bytes = frame.encode();
+        for cut in 0..bytes.len() {
+            assert!(read(&bytes[..cut]).is_err(), "{cut} of {frame:?}");
+        }
     }
 }
 
@@ -172,8 +309,12 @@ fn a_segment_without_rows_is_refused() {
 
 proptest! {
     #[test]
-    fn no_bytes_make_the_reader_panic(noise in proptest::collection::vec((0usize..200, any::<u8>()), 1..8)) {
-        let mut bytes = rows_frame().encode();
+    fn no_bytes_make_the_reader_panic(
+        kind in 0usize..5,
+        noise in proptest::collection::vec((0usize..200, any::<u8>()), 1..8),
+    ) {
+        let frame = exchange_frames().into_iter().chain([rows_frame()]).nth(kind).unwrap();
+        let mut bytes = frame.encode();
         for (at, value) in noise {
             if let Some(b) = bytes.get_mut(at) {
                 *b = value;

@@ -2,8 +2,8 @@
 //!
 //! One rule for all families. Every matrix gets the type that was asked for, with these exceptions:
 //! - The mix Q4_K_M stores some matrices in Q6_K: the head (or the embedding that serves as one), which every token reads
-//!   last and nothing evens out; and, in the first and last eighth of the layers and in every third layer between, the
-//!   value projections (`attn_v`, and `attn_qkv` of gated delta nets, which holds the values) and the down projections.
+//!   last and nothing evens out; the value projections (`attn_v`, and `attn_qkv` of gated delta nets, which holds the
+//!   values); and the down projections of the first and last eighth of the layers and of every third layer between.
 //!   Errors in these go into the residual stream as they are, while those in gates, queries and keys pass through a
 //!   function that dampens them.
 //! - Rows that are no whole blocks: Q8_0 in place of a type of blocks of 256, F16 where 32 does not divide them either.
@@ -66,8 +66,8 @@ impl Mix {
             Place::Head => true,
             Place::Embedding => tied,
             Place::Layer(layer, what) => {
-                let counts = ["attn_v", "attn_qkv", "ffn_down"];
-                counts.iter().any(|part| what.starts_with(part)) && counts_more(layer, layers)
+                let is = |part: &str| what.starts_with(part);
+                is("attn_v") || is("attn_qkv") || (is("ffn_down") && counts_more(layer, layers))
             }
             Place::Other => false,
         };
@@ -188,7 +188,7 @@ mod tests {
         let of = |name: &str| Mix::Q4KM.of_matrix(name, 16, false);
         for name in [
             "output.weight",
-            "blk.0.attn_v.weight",
+            "blk.2.attn_v.weight",
             "blk.1.attn_qkv.weight",
             "blk.4.ffn_down_exps.weight",
             "blk.7.ffn_down.3.weight",
@@ -200,7 +200,6 @@ mod tests {
             "token_embd.weight",
             "blk.0.attn_q.weight",
             "blk.0.ffn_up_exps.weight",
-            "blk.2.attn_v.weight",
             "blk.3.ffn_down.weight",
             "blk.0.attn_output.weight",
         ] {

@@ -14,7 +14,7 @@ async fn household() -> Cluster {
 /// A new machine that tries to join, to its end.
 async fn attempt(cluster: &Cluster, name: &str, invite: &str) -> Ended {
     let dir = cluster.dir().join(name);
-    let mut arguments = vec!["join"];
+    let mut arguments = vec!["join", "--discovery", "off"];
     if !invite.is_empty() {
         arguments.push(invite);
     }

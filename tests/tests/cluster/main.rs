@@ -6,6 +6,7 @@
     reason = "what fails here is the test"
 )]
 
+mod added;
 mod commands;
 mod demo;
 mod endings;
@@ -15,4 +16,7 @@ mod invites;
 mod lan;
 mod losses;
 mod models;
+mod pairing;
+mod spread;
+mod terms;
 mod weights;

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use command::local::Call;
 use proto::NodeId;
-use transport::{PairingAnswer, PairingRefusal, PairingRequest};
+use transport::{PairingAnswer, PairingClaim, PairingRefusal, PairingRequest};
 
 use super::{Actor, Done};
-use crate::house::desk::Ask;
+use crate::house::desk::{Ask, Shown};
 use crate::house::facts::{NodesFacts, StatusFacts, Work};
+use crate::house::knocks::{Knock, KnockFacts};
 use crate::house::state::Event;
 
 impl Actor {
@@ -21,10 +22,31 @@ impl Actor {
                 .send(PairingAnswer::Refuse(PairingRefusal::Ending));
             return;
         }
+        let PairingRequest {
+            node,
+            remote,
+            name,
+            claim,
+            reply,
+        } = request;
+        let secret = match claim {
+            PairingClaim::Invite(secret) => secret,
+            PairingClaim::Screen(words) => {
+                let facts = KnockFacts::new(name, remote, words);
+                return self.knocks.add(self.now(), Knock { facts, node, reply });
+            }
+        };
         let desk = self.parts.desk.clone();
+        let shown = Shown {
+            node,
+            remote,
+            name,
+            secret,
+            reply,
+        };
         // As many at once as the transport lets in.
         self.tasks.spawn(async move {
-            desk.pair(request).await;
+            desk.pair(shown).await;
             Done::Nothing
         });
     }
@@ -53,7 +75,7 @@ impl Actor {
                 None => call.refuse(household.why_no_plan(now)),
             },
             Ask::Nodes {} => {
-                let facts = NodesFacts::of(now, household);
+                let facts = NodesFacts::of(now, household, &self.survey);
                 self.tasks.spawn(async move {
                     match desk.store.members().await {
                         Ok(members) => call.answer(&facts.with_members(members)),
@@ -81,11 +103,44 @@ impl Actor {
                     Done::Kicked { call, result }
                 });
             }
+            Ask::Pending {} => call.answer(&desk.pending_facts(self.knocks.list(now))),
+            Ask::Approve { device } => {
+                if let Some((knock, call)) = self.knocking(now, &device, call) {
+                    self.approve(knock, call);
+                }
+            }
+            Ask::Deny { device } => {
+                if let Some((knock, call)) = self.knocking(now, &device, call) {
+                    call.answer(&knock.deny());
+                }
+            }
             Ask::Stop {} => {
                 call.answer(&serde_json::json!({"stopping": true}));
                 self.strings.stop_asked.send_replace(true);
             }
         }
+    }
+
+    /// The device that the owner names; without one the call is answered.
+    fn knocking(&mut self, now: Duration, device: &str, call: Call) -> Option<(Knock, Call)> {
+        match self.knocks.take(now, device) {
+            Ok(knock) => Some((knock, call)),
+            Err(text) => {
+                call.refuse(text);
+                None
+            }
+        }
+    }
+
+    fn approve(&mut self, knock: Knock, call: Call) {
+        let desk = self.parts.desk.clone();
+        self.tasks.spawn(async move {
+            match desk.approve(knock).await {
+                Ok(facts) => call.answer(&facts),
+                Err(text) => call.refuse(text),
+            }
+            Done::Nothing
+        });
     }
 
     pub(super) fn done(&mut self, now: Duration, done: Done) {
@@ -100,6 +155,10 @@ impl Actor {
                 .parts
                 .household
                 .handle_input(now, Event::Catalogued(result)),
+            Done::Probed { ticket, link } => {
+                let own = self.parts.desk.endpoint.node_id().clone();
+                self.survey.measured(now, &own, ticket, link);
+            }
             Done::Kicked {
                 call,
                 result: Err(text),

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use plan::{KvType, LeftOut, Plan};
-use proto::control::{Assign, CacheType, CoordinatorMessage, Peer};
+use plan::{LeftOut, Plan};
+use proto::control::{CoordinatorMessage, Peer};
 use proto::{Epoch, NodeId};
 use session::{Capacity, Input};
 
@@ -38,7 +38,11 @@ impl Household {
         self.assembled = true;
         if !self.nodes.values().any(|node| node.usable(now)) {
             self.release_all();
-            let text = "every machine that is in failed before";
+            let paused = self.nodes.values().any(|node| node.paused().is_some());
+            let text = match paused {
+                true => "every machine that is in is paused or failed before",
+                false => "every machine that is in failed before",
+            };
             self.phase = waiting(0, text, self.trouble_ends(now));
             return;
         }
@@ -118,41 +122,41 @@ impl Household {
 
     fn assign(&mut self, now: Duration, mut plan: Plan, epoch: Epoch) {
         self.note_troubled(now, &mut plan);
-        let peers: Vec<Peer> = plan
-            .stages
-            .iter()
-            .filter_map(|stage| Some(self.nodes.get(&stage.node)?.peer(&self.rules.neighbours)))
-            .collect();
-        if peers.len() != plan.stages.len() {
+        let Some(placed) = self.place(&plan) else {
             // A machine of the plan went while it was made; its loss has asked for another plan.
             return self.consider(now, Pause::None);
-        }
+        };
         let mut loads = BTreeMap::new();
-        for (at, stage) in plan.stages.iter().enumerate() {
-            let assign = self.assignment(&plan, epoch, at, &peers);
-            let Some(node) = self.nodes.get_mut(&stage.node) else {
+        for (at, this) in placed.iter().enumerate() {
+            let id = &this.part.node;
+            let Some(assign) = self.assignment(&plan, epoch, &placed, at) else {
+                continue;
+            };
+            let Some(node) = self.nodes.get_mut(id) else {
                 continue;
             };
             node.holds = Some(epoch);
             let load = Load {
                 done_bytes: 0,
-                total_bytes: stage.weight_bytes,
+                total_bytes: this.share.weight_bytes,
                 loaded: false,
             };
-            loads.insert(stage.node.clone(), load);
+            loads.insert(id.clone(), load);
             let message = CoordinatorMessage::Assign(Box::new(assign));
             self.acts.push_back(Act::Send {
                 link: node.link,
                 message,
             });
         }
+        let peers: Vec<Peer> = placed.iter().map(|placed| placed.peer.clone()).collect();
         let run = Run {
             epoch,
             plan: Arc::new(plan),
+            shares: Arc::new(placed.into_iter().map(|placed| placed.share).collect()),
         };
         tracing::info!(
             epoch = epoch.0,
-            stages = peers.len(),
+            machines = peers.len(),
             "machines are loading"
         );
         for node in self.nodes.values_mut().filter(|node| !run.has(&node.id)) {
@@ -169,9 +173,11 @@ impl Household {
         self.acts.push_back(Act::Peers(peers));
     }
 
-    /// The plan says why machines that failed have no part in it.
+    /// The plan says why machines that are paused or failed have no part in it.
     fn note_troubled(&self, now: Duration, plan: &mut Plan) {
-        for node in self.nodes.values().filter(|node| !node.usable(now)) {
+        plan.left_out.extend(self.paused_left_out());
+        let failed = |node: &&Node| !node.usable(now) && node.paused().is_none();
+        for node in self.nodes.values().filter(failed) {
             if let Some(trouble) = &node.trouble {
                 let reason = trouble.reason.chars().take(1024).collect();
                 plan.left_out.push(LeftOut {
@@ -180,36 +186,6 @@ impl Household {
                     reason,
                 });
             }
-        }
-    }
-
-    fn assignment(&self, plan: &Plan, epoch: Epoch, at: usize, peers: &[Peer]) -> Assign {
-        let stage = &plan.stages[at];
-        let model = &self.rules.model;
-        Assign {
-            epoch,
-            model_path: model.path.clone(),
-            model_bytes: model.size_bytes,
-            model_blake3: model.blake3,
-            layers: stage.first_layer..stage.end_layer,
-            embedding: stage.embedding,
-            head: stage.head,
-            kv: match plan.kv {
-                KvType::F32 => CacheType::F32,
-                KvType::F16 => CacheType::F16,
-                KvType::Q8 => CacheType::Q8,
-            },
-            pages: plan.pages,
-            slots: plan.slots,
-            context: plan.context,
-            chunk_rows: plan.chunk_rows,
-            previous: at
-                .checked_sub(1)
-                .and_then(|before| peers.get(before))
-                .cloned(),
-            next: peers.get(at.saturating_add(1)).cloned(),
-            first: None,
-            coordinator: self.rules.coordinator.clone(),
         }
     }
 
@@ -255,6 +231,7 @@ impl Household {
         let run = Run {
             epoch: run.epoch,
             plan,
+            shares: Arc::clone(&run.shares),
         };
         for node in self.nodes.values_mut().filter(|node| run.has(&node.id)) {
             node.trouble = None;

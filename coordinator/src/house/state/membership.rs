@@ -123,6 +123,9 @@ impl Household {
             NodeMessage::Leave => self.leave(now, &id),
             NodeMessage::Seek(epoch) => self.seek(&id, epoch),
             NodeMessage::Held(held) => self.holds(&id, held),
+            NodeMessage::Offer(offer) => self.offered(now, &id, offer),
+            // The survey's, which has taken it before.
+            NodeMessage::Measured(_) => {}
         }
     }
 
@@ -282,22 +285,33 @@ impl Household {
         };
         tracing::info!(node = %id, name = node.name, "machine wants to leave");
         node.leaving = true;
-        let until = now.saturating_add(self.rules.timing.leave);
-        match &mut self.phase {
-            Phase::Serving { run, farewell } if run.has(id) => {
-                let farewell = farewell.get_or_insert_with(|| {
-                    self.acts.push_back(Act::Session(session::Input::Hold));
-                    Farewell {
-                        nodes: Default::default(),
-                        until,
-                    }
-                });
+        match self.farewell(now, id) {
+            Some(farewell) => {
                 farewell.nodes.insert(id.clone());
             }
-            _ => {
+            None => {
                 self.let_go(id);
                 self.lost(now, id, "it has left the household's service");
             }
+        }
+    }
+
+    /// The planned change that running answers are finished for, begun if need be; nothing where the machine has no part
+    /// in what is served.
+    pub(super) fn farewell(&mut self, now: Duration, id: &NodeId) -> Option<&mut Farewell> {
+        let until = now.saturating_add(self.rules.timing.leave);
+        match &mut self.phase {
+            Phase::Serving { run, farewell } if run.has(id) => {
+                Some(farewell.get_or_insert_with(|| {
+                    self.acts.push_back(Act::Session(session::Input::Hold));
+                    Farewell {
+                        nodes: Default::default(),
+                        changes: Default::default(),
+                        until,
+                    }
+                }))
+            }
+            _ => None,
         }
     }
 
@@ -314,6 +328,17 @@ impl Household {
         for id in leavers {
             self.let_go(&id);
             self.lost(now, &id, "it has left the household's service");
+        }
+        if matches!(
+            &self.phase,
+            Phase::Serving {
+                farewell: Some(_),
+                ..
+            }
+        ) {
+            // Nobody left: machines stay that give something else from now on.
+            self.give_up_run("a machine changes what it gives");
+            self.consider(now, Pause::None);
         }
     }
 

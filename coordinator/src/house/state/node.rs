@@ -99,7 +99,12 @@ impl Node {
             .trouble
             .as_ref()
             .is_some_and(|t| t.until.is_none_or(|until| until > now));
-        !self.leaving && !resting
+        !self.leaving && !resting && self.paused().is_none()
+    }
+
+    /// Why it takes no part by its owner's terms, if it does not.
+    pub fn paused(&self) -> Option<&str> {
+        Some(self.hello.paused.as_str()).filter(|reason| !reason.is_empty())
     }
 
     /// Where other machines find it. A node on this machine may be seen on loopback; then `neighbours`, this machine's

@@ -1,9 +1,12 @@
 //! How far the service is, for those who ask.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
+use proto::NodeId;
+
 use super::node::{Load, Node};
-use super::{Household, Phase};
+use super::{Farewell, Household, Phase};
 use crate::gateway::{self, ServiceStatus};
 
 /// What a machine does, in one stable word.
@@ -12,6 +15,7 @@ pub(crate) enum NodeState {
     Serving,
     Loading,
     Spare,
+    Paused,
     Leaving,
     Troubled,
 }
@@ -22,6 +26,7 @@ impl NodeState {
             NodeState::Serving => "serving",
             NodeState::Loading => "loading",
             NodeState::Spare => "spare",
+            NodeState::Paused => "paused",
             NodeState::Leaving => "leaving",
             NodeState::Troubled => "troubled",
         }
@@ -75,26 +80,39 @@ impl Household {
             }
             Phase::Serving { run, farewell } => {
                 let bytes = run
-                    .plan
-                    .stages
+                    .shares
                     .iter()
-                    .fold(0u64, |sum, stage| sum.saturating_add(stage.weight_bytes));
+                    .fold(0u64, |sum, share| sum.saturating_add(share.weight_bytes));
                 status.done_bytes = bytes;
                 status.total_bytes = bytes;
                 status.detail = match farewell {
-                    None => format!("{} machines answer", run.plan.stages.len()),
-                    Some(farewell) => {
-                        let names: Vec<String> =
-                            farewell.nodes.iter().map(|node| self.label(node)).collect();
-                        format!(
-                            "{} leaves; running answers are being finished before planning anew",
-                            names.join(", ")
-                        )
-                    }
+                    None => format!("{} machines answer", run.shares.len()),
+                    Some(farewell) => self.farewell_text(farewell),
                 };
             }
         }
         status
+    }
+
+    fn farewell_text(&self, farewell: &Farewell) -> String {
+        let names = |nodes: &BTreeSet<NodeId>| -> String {
+            let labels: Vec<String> = nodes.iter().map(|node| self.label(node)).collect();
+            labels.join(", ")
+        };
+        let mut parts = Vec::new();
+        if !farewell.nodes.is_empty() {
+            parts.push(format!("{} leaves", names(&farewell.nodes)));
+        }
+        if !farewell.changes.is_empty() {
+            parts.push(format!(
+                "{} changes what it gives",
+                names(&farewell.changes)
+            ));
+        }
+        format!(
+            "{}; running answers are being finished before planning anew",
+            parts.join(" and ")
+        )
     }
 
     fn phase_name(&self) -> gateway::Phase {
@@ -114,6 +132,10 @@ impl Household {
     /// A reason to wait, with the machines that are gone or left out.
     fn with_troubles(&self, text: &str) -> String {
         let gone = self.gone.values().cloned();
+        let paused = self.nodes.values().filter_map(|node| {
+            let reason = node.paused()?;
+            Some(format!("machine '{}' is paused: {reason}", node.name))
+        });
         let troubled = self.nodes.values().filter_map(|node| {
             let trouble = node.trouble.as_ref()?;
             let next = match trouble.until {
@@ -127,6 +149,7 @@ impl Household {
         });
         let parts: Vec<String> = std::iter::once(text.to_owned())
             .chain(gone)
+            .chain(paused)
             .chain(troubled)
             .collect();
         parts.join(". ")
@@ -139,6 +162,7 @@ impl Household {
             _ if node.leaving => NodeState::Leaving,
             Phase::Loading { .. } if has_part => NodeState::Loading,
             Phase::Serving { .. } if has_part => NodeState::Serving,
+            _ if node.paused().is_some() => NodeState::Paused,
             _ if !node.usable(now) => NodeState::Troubled,
             _ => NodeState::Spare,
         }

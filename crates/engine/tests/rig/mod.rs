@@ -12,8 +12,11 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use engine::{CacheSpec, Exec, GroupSet, Input, KvType, Poll, Slice, SliceSpec};
-use kernels::{Isa, Pool};
+use engine::{
+    CacheSpec, Exec, ExpertRequest, GroupSet, HeadPart, HeadRequest, Input, KvType, Poll, Run,
+    Slice, SliceSpec,
+};
+use kernels::{Acts, Isa, Pool};
 use model::Checkpoint;
 use proto::step::{Logits, Open, Sampled, Sampling, Segment, Step, StepClass};
 use proto::{Epoch, SequenceId, StepId};
@@ -57,12 +60,21 @@ pub fn cache(kv: KvType) -> CacheSpec {
     }
 }
 
-/// Stages in order, and for each layer owners of the groups that its stage lacks.
+/// Expert groups of a model's layers.
+pub fn groups_of(checkpoint: &Checkpoint) -> u32 {
+    let moe = checkpoint.arch().moe.as_ref();
+    proto::facts::expert_groups(moe.map_or(0, |m| m.experts as u32))
+}
+
+/// Nodes: the stages in order, then owners of groups and head blocks alone. A stage may own for others too.
 pub struct Chain {
-    pub stages: Vec<Slice>,
-    pub owners: Vec<Slice>,
+    pub nodes: Vec<Slice>,
+    specs: Vec<SliceSpec>,
+    stages: usize,
     next_step: u64,
     next_page: u32,
+    /// Rows that one owner is asked for at once.
+    pub frame_rows: usize,
 }
 
 /// A sequence as its driver sees it.
@@ -136,52 +148,48 @@ impl Chain {
         away: &[GroupSet],
     ) -> Self {
         let layers = checkpoint.arch().layers.len() as u32;
-        let experts = checkpoint
-            .arch()
-            .moe
-            .as_ref()
-            .map_or(0, |m| m.experts as u32);
-        let groups = proto::facts::expert_groups(experts);
-        let taken = away.iter().fold(GroupSet::none(), |all, set| {
-            (0..groups)
-                .filter(|g| set.contains(*g))
-                .fold(all, GroupSet::with)
-        });
-        let kept = taken.missing(groups);
+        let groups = groups_of(checkpoint);
+        let taken = away.iter().fold(GroupSet::none(), |all, set| all.and(*set));
         let mut edges = vec![0];
         edges.extend_from_slice(cuts);
         edges.push(layers);
+        let stages = edges.windows(2).map(|edge| SliceSpec {
+            embedding: edge[0] == 0,
+            layers: edge[0]..edge[1],
+            groups: vec![taken.missing(groups); (edge[1] - edge[0]) as usize],
+            head: edge[1] == layers,
+            ..SliceSpec::default()
+        });
+        let owners = away.iter().map(|set| SliceSpec {
+            foreign: (0..layers).map(|layer| (layer, *set)).collect(),
+            ..SliceSpec::default()
+        });
+        let specs = stages.chain(owners).collect();
+        Self::of(checkpoint, exec, kv, specs)
+    }
+
+    /// Nodes as specified, the stages first and in order.
+    pub fn of(
+        checkpoint: &Arc<Checkpoint>,
+        exec: &Exec,
+        kv: KvType,
+        specs: Vec<SliceSpec>,
+    ) -> Self {
         let load = |spec: &SliceSpec| {
             Slice::load(Arc::clone(checkpoint), spec, cache(kv), exec.clone()).unwrap()
         };
-        let stages = edges
-            .windows(2)
-            .map(|edge| {
-                load(&SliceSpec {
-                    embedding: edge[0] == 0,
-                    layers: edge[0]..edge[1],
-                    groups: vec![kept; (edge[1] - edge[0]) as usize],
-                    head: edge[1] == layers,
-                })
-            })
-            .collect();
-        let owners = away
-            .iter()
-            .map(|set| {
-                load(&SliceSpec {
-                    embedding: false,
-                    layers: 0..layers,
-                    groups: vec![*set; layers as usize],
-                    head: false,
-                })
-            })
-            .collect();
         Self {
-            stages,
-            owners,
+            nodes: specs.iter().map(load).collect(),
+            stages: specs.iter().filter(|spec| !spec.layers.is_empty()).count(),
+            specs,
             next_step: 0,
             next_page: 0,
+            frame_rows: 5,
         }
+    }
+
+    pub fn specs(&self) -> &[SliceSpec] {
+        &self.specs
     }
 
     pub fn step(&mut self, wants: &mut [Want<'_>]) -> Vec<Sampled> {
@@ -231,16 +239,14 @@ impl Chain {
 
     pub fn run(&mut self, step: &Step) -> Vec<Sampled> {
         let mut input = Input::Tokens;
-        for stage in &mut self.stages {
-            let mut run = stage.begin(step.clone(), input.clone()).unwrap();
+        for stage in 0..self.stages {
+            let mut run = self.nodes[stage]
+                .begin(step.clone(), input.clone())
+                .unwrap();
             loop {
-                match run.poll(stage).unwrap() {
-                    Poll::NeedExperts(request) => {
-                        for owner in &mut self.owners {
-                            let part = owner.experts(request.clone()).unwrap();
-                            run.provide(part).unwrap();
-                        }
-                    }
+                match run.poll(&mut self.nodes[stage]).unwrap() {
+                    Poll::NeedExperts(request) => self.ask_experts(&mut run, &request),
+                    Poll::NeedHead(request) => self.ask_head(&mut run, stage, &request),
                     Poll::Waiting => panic!("every owner answered"),
                     Poll::Rows(rows) => {
                         input = Input::Rows(rows);
@@ -253,8 +259,42 @@ impl Chain {
         panic!("the last stage has no head")
     }
 
+    fn ask_experts(&mut self, run: &mut Run, request: &ExpertRequest) {
+        for (node, spec) in self.nodes.iter_mut().zip(&self.specs) {
+            let held = spec
+                .foreign
+                .get(&request.layer)
+                .copied()
+                .unwrap_or_default();
+            let mut from = 0;
+            while let Some((part, next)) = request.part(held, from, self.frame_rows) {
+                let rows = part.rows.len();
+                let acts = Acts::from_bytes(part.format, rows, part.cols, &part.bytes).unwrap();
+                let mut sums = node.experts(request.layer, acts, &part.routes).unwrap();
+                sums.renumber(&part.rows).unwrap();
+                run.provide(sums).unwrap();
+                from = next;
+            }
+        }
+    }
+
+    fn ask_head(&mut self, run: &mut Run, stage: usize, request: &HeadRequest) {
+        for at in (0..self.nodes.len()).filter(|at| *at != stage) {
+            let blocks = self.nodes[at].head_blocks();
+            if blocks.is_empty() {
+                continue;
+            }
+            let part = HeadPart {
+                first: request.first,
+                blocks,
+                values: self.nodes[at].head_rows(&request.acts).unwrap(),
+            };
+            run.provide_head(&self.nodes[stage], &part).unwrap();
+        }
+    }
+
     pub fn logits(&self) -> Vec<f32> {
-        self.stages.last().unwrap().logits().to_vec()
+        self.nodes[self.stages - 1].logits().to_vec()
     }
 
     /// Prefills in pieces of the given sizes (the last repeated), then decodes greedily; the raw logits after the

@@ -61,6 +61,7 @@ fn the_json_form_is_stable() {
         },
         reasons: vec!["why".to_owned()],
         left_out: vec![],
+        links: vec![],
     };
     let expected = concat!(
         r#"{"model":"m","kv":"f16","context":64,"pages":1,"slots":1,"chunk_rows":16,"#,

@@ -1,43 +1,56 @@
-//! A connection that both sides have agreed on: four tasks move frames until one of them ends.
+//! A connection that both sides have agreed on: two tasks a class move frames until one of them ends.
+
+use std::sync::Arc;
 
 use bytes::Bytes;
 use proto::NodeId;
-use proto::step::StepClass;
+use proto::frame::StreamClass;
 use quinn::{RecvStream, SendStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::MeshEvent;
-use super::streams::{self, FrameReader, StreamError};
+use super::streams::{self, FrameReader, STREAMS, StreamError};
+use crate::endpoint::Shared;
 use crate::error::{CloseCode, describe};
 
 /// Frames that wait to be sent: a token's frame has 8 KiB, a prompt chunk's some MiB.
 const DECODE_QUEUE: usize = 64;
+/// As many as a few steps ask of one owner.
+const EXPERT_QUEUE: usize = 64;
 const PREFILL_QUEUE: usize = 4;
 
 /// The entrances of a link.
 #[derive(Debug)]
 pub(super) struct Queues {
     decode: mpsc::Sender<Bytes>,
+    expert: mpsc::Sender<Bytes>,
     prefill: mpsc::Sender<Bytes>,
 }
 
 impl Queues {
-    pub(super) fn of(&self, class: StepClass) -> &mpsc::Sender<Bytes> {
+    pub(super) fn of(&self, class: StreamClass) -> &mpsc::Sender<Bytes> {
         match class {
-            StepClass::Decode => &self.decode,
-            StepClass::Prefill => &self.prefill,
+            StreamClass::Decode => &self.decode,
+            StreamClass::Expert => &self.expert,
+            StreamClass::Prefill => &self.prefill,
         }
     }
 }
 
 /// The other ends of [`Queues`], in the order of the classes.
-pub(super) type Exits = [mpsc::Receiver<Bytes>; 2];
+pub(super) type Exits = [mpsc::Receiver<Bytes>; STREAMS];
 
 pub(super) fn queues() -> (Queues, Exits) {
     let (decode, decode_frames) = mpsc::channel(DECODE_QUEUE);
+    let (expert, expert_frames) = mpsc::channel(EXPERT_QUEUE);
     let (prefill, prefill_frames) = mpsc::channel(PREFILL_QUEUE);
-    (Queues { decode, prefill }, [decode_frames, prefill_frames])
+    let queues = Queues {
+        decode,
+        expert,
+        prefill,
+    };
+    (queues, [decode_frames, expert_frames, prefill_frames])
 }
 
 /// Streams of an agreed connection.
@@ -46,8 +59,8 @@ pub(super) struct Agreed {
     pub connection: quinn::Connection,
     /// The peer's program; changes when it restarts.
     pub instance: u64,
-    pub send: [SendStream; 2],
-    pub recv: [RecvStream; 2],
+    pub send: [SendStream; STREAMS],
+    pub recv: [RecvStream; STREAMS],
 }
 
 impl Agreed {
@@ -82,13 +95,15 @@ impl Link {
         exits: Exits,
         node: &NodeId,
         events: &mpsc::Sender<MeshEvent>,
+        shared: &Arc<Shared>,
     ) -> Self {
         let mut tasks = JoinSet::new();
         for (stream, frames) in agreed.send.into_iter().zip(exits) {
             tasks.spawn(write(stream, frames));
         }
         for stream in agreed.recv {
-            tasks.spawn(read(stream, node.clone(), events.clone()));
+            let out = (node.clone(), events.clone());
+            tasks.spawn(read(stream, out, Arc::clone(shared)));
         }
         Self {
             connection: agreed.connection,
@@ -135,13 +150,18 @@ async fn write(mut stream: SendStream, mut frames: mpsc::Receiver<Bytes>) -> Str
     StreamError::Ended
 }
 
-async fn read(stream: RecvStream, from: NodeId, events: mpsc::Sender<MeshEvent>) -> StreamError {
+async fn read(
+    stream: RecvStream,
+    (from, events): (NodeId, mpsc::Sender<MeshEvent>),
+    shared: Arc<Shared>,
+) -> StreamError {
     let mut reader = FrameReader::new(stream);
     loop {
         let frame = match reader.next().await {
             Ok(frame) => frame,
             Err(error) => return error,
         };
+        shared.probes.give_way();
         let event = MeshEvent::Frame {
             from: from.clone(),
             frame,

@@ -216,7 +216,10 @@ impl PeerTask {
     }
 
     /// The streams that the dialling peer shows.
-    async fn shown(&self, connection: &quinn::Connection) -> Option<([quinn::RecvStream; 2], u64)> {
+    async fn shown(
+        &self,
+        connection: &quinn::Connection,
+    ) -> Option<([quinn::RecvStream; streams::STREAMS], u64)> {
         open_windows(connection);
         let taken = streams::take(connection);
         match tokio::time::timeout(self.shared.dialler.timing.dial, taken).await {
@@ -235,7 +238,7 @@ impl PeerTask {
     async fn consent(
         &self,
         connection: quinn::Connection,
-        (recv, instance): ([quinn::RecvStream; 2], u64),
+        (recv, instance): ([quinn::RecvStream; streams::STREAMS], u64),
     ) -> Option<Agreed> {
         let opened = streams::open(&connection, self.instance);
         match tokio::time::timeout(self.shared.dialler.timing.dial, opened).await {
@@ -257,7 +260,7 @@ impl PeerTask {
         let (queues, exits) = link::queues();
         self.set_queues(Some(queues));
         self.tell(MeshEvent::Up(self.node.clone())).await;
-        let mut link = Link::start(agreed, exits, &self.node, &self.events);
+        let mut link = Link::start(agreed, exits, &self.node, &self.events, &self.shared);
         let end = loop {
             tokio::select! {
                 () = self.stop.cancelled() => break End::Stopped,
@@ -312,7 +315,7 @@ fn refuse_duplicate(connection: &quinn::Connection) {
 
 /// The peer is one of ours: it gets its streams and large windows.
 fn open_windows(connection: &quinn::Connection) {
-    connection.set_max_concurrent_uni_streams(quinn::VarInt::from_u32(2));
+    connection.set_max_concurrent_uni_streams(quinn::VarInt::from_u32(3));
     connection.set_receive_window(tuning::TENSOR_WINDOW);
 }
 

@@ -3,13 +3,12 @@
 //! ```text
 //! offset size field of a stream's first bytes
 //!      0    4 "HTN1"
-//!      4    1 class              0 decode, 1 prefill
+//!      4    1 class              0 decode, 1 prefill, 2 expert
 //!      5    3 zero
 //!      8    8 instance           of the program, drawn at its start
 //! ```
 
-use proto::frame::{Frame, FrameError, FrameHeader, HEADER_BYTES};
-use proto::step::StepClass;
+use proto::frame::{Frame, FrameError, FrameHeader, HEADER_BYTES, StreamClass};
 use quinn::{ReadExactError, RecvStream, SendStream};
 use thiserror::Error;
 
@@ -22,14 +21,31 @@ const FIRST_RESERVE_BYTES: usize = 1 << 20;
 /// Memory that a stream keeps for its next frame.
 const KEPT_BYTES: usize = 16 << 20;
 
-/// The classes in the order of their priority.
-pub(super) const CLASSES: [StepClass; 2] = [StepClass::Decode, StepClass::Prefill];
+/// How many streams a link has in each direction.
+pub(super) const STREAMS: usize = CLASSES.len();
 
-/// Expert exchanges will lie between the two, bulk transfers below both.
-pub(super) fn priority(class: StepClass) -> i32 {
+/// The classes in the order of their priority.
+pub(super) const CLASSES: [StreamClass; 3] = [
+    StreamClass::Decode,
+    StreamClass::Expert,
+    StreamClass::Prefill,
+];
+
+/// Bulk transfers will lie below all.
+pub(super) fn priority(class: StreamClass) -> i32 {
     match class {
-        StepClass::Decode => 30,
-        StepClass::Prefill => 10,
+        StreamClass::Decode => 30,
+        StreamClass::Expert => 20,
+        StreamClass::Prefill => 10,
+    }
+}
+
+/// How the preface names a class.
+fn code(class: StreamClass) -> u8 {
+    match class {
+        StreamClass::Decode => 0,
+        StreamClass::Prefill => 1,
+        StreamClass::Expert => 2,
     }
 }
 
@@ -74,25 +90,21 @@ impl From<quinn::WriteError> for StreamError {
     }
 }
 
-fn preface(class: StepClass, instance: u64) -> [u8; PREFACE_BYTES] {
+fn preface(class: StreamClass, instance: u64) -> [u8; PREFACE_BYTES] {
     let mut bytes = [0; PREFACE_BYTES];
     let (head, tail) = bytes.split_at_mut(8);
-    let code = u8::from(class == StepClass::Prefill);
     let [a, b, c, d] = MAGIC;
-    head.copy_from_slice(&[a, b, c, d, code, 0, 0, 0]);
+    head.copy_from_slice(&[a, b, c, d, code(class), 0, 0, 0]);
     tail.copy_from_slice(&instance.to_le_bytes());
     bytes
 }
 
-fn parse_preface(bytes: [u8; PREFACE_BYTES]) -> Result<(StepClass, u64), StreamError> {
+fn parse_preface(bytes: [u8; PREFACE_BYTES]) -> Result<(StreamClass, u64), StreamError> {
     let [a, b, c, d, class, 0, 0, 0, instance @ ..] = bytes else {
         return Err(StreamError::Preface);
     };
-    let class = match class {
-        0 => StepClass::Decode,
-        1 => StepClass::Prefill,
-        _ => return Err(StreamError::Preface),
-    };
+    let known = CLASSES.into_iter().find(|known| code(*known) == class);
+    let class = known.ok_or(StreamError::Preface)?;
     if [a, b, c, d] != MAGIC {
         return Err(StreamError::Preface);
     }
@@ -103,7 +115,7 @@ fn parse_preface(bytes: [u8; PREFACE_BYTES]) -> Result<(StepClass, u64), StreamE
 pub(super) async fn open(
     connection: &quinn::Connection,
     instance: u64,
-) -> Result<[SendStream; 2], StreamError> {
+) -> Result<[SendStream; STREAMS], StreamError> {
     let one = |class| async move {
         let opened = connection.open_uni().await;
         let mut stream = opened.map_err(StreamError::Connection)?;
@@ -112,29 +124,32 @@ pub(super) async fn open(
         stream.write_all(&preface(class, instance)).await?;
         Ok::<_, StreamError>(stream)
     };
-    let [decode, prefill] = CLASSES;
-    Ok([one(decode).await?, one(prefill).await?])
+    let [decode, expert, prefill] = CLASSES;
+    Ok([one(decode).await?, one(expert).await?, one(prefill).await?])
 }
 
 /// Takes the streams of the other direction, in the order of [`CLASSES`], and the peer's instance.
 pub(super) async fn take(
     connection: &quinn::Connection,
-) -> Result<([RecvStream; 2], u64), StreamError> {
-    let (first, first_class, instance) = take_one(connection).await?;
-    let (second, second_class, other) = take_one(connection).await?;
-    if other != instance {
+) -> Result<([RecvStream; STREAMS], u64), StreamError> {
+    let mut taken = Vec::with_capacity(STREAMS);
+    for _ in 0..STREAMS {
+        taken.push(take_one(connection).await?);
+    }
+    taken.sort_by_key(|(_, class, _)| *class);
+    let instance = taken.first().map_or(0, |(.., instance)| *instance);
+    let classes = taken.iter().map(|(_, class, other)| (*class, *other));
+    if !classes.eq(CLASSES.map(|class| (class, instance))) {
         return Err(StreamError::Preface);
     }
-    match (first_class, second_class) {
-        (StepClass::Decode, StepClass::Prefill) => Ok(([first, second], instance)),
-        (StepClass::Prefill, StepClass::Decode) => Ok(([second, first], instance)),
-        _ => Err(StreamError::Preface),
-    }
+    let streams: Vec<_> = taken.into_iter().map(|(stream, ..)| stream).collect();
+    let streams = streams.try_into().map_err(|_| StreamError::Preface)?;
+    Ok((streams, instance))
 }
 
 async fn take_one(
     connection: &quinn::Connection,
-) -> Result<(RecvStream, StepClass, u64), StreamError> {
+) -> Result<(RecvStream, StreamClass, u64), StreamError> {
     let accepted = connection.accept_uni().await;
     let mut stream = accepted.map_err(StreamError::Connection)?;
     let mut bytes = [0; PREFACE_BYTES];
@@ -200,12 +215,13 @@ mod tests {
 
     #[test]
     fn prefaces_are_fixed_bytes_and_anything_else_is_refused() {
-        let bytes = preface(StepClass::Prefill, 0x0807_0605_0403_0201);
+        let bytes = preface(StreamClass::Prefill, 0x0807_0605_0403_0201);
         assert_eq!(&bytes, b"HTN1\x01\0\0\0\x01\x02\x03\x04\x05\x06\x07\x08");
         for class in CLASSES {
             let parsed = parse_preface(preface(class, 77)).unwrap();
             assert_eq!(parsed, (class, 77));
         }
+        assert_eq!(preface(StreamClass::Expert, 0)[4], 2);
         for at in 0..8 {
             let mut broken = bytes;
             broken[at] ^= 0x40;
@@ -214,8 +230,8 @@ mod tests {
     }
 
     #[test]
-    fn decode_goes_first() {
-        let [first, second] = CLASSES.map(priority);
-        assert!(first > second);
+    fn decode_goes_first_and_prefill_last() {
+        let [decode, expert, prefill] = CLASSES.map(priority);
+        assert!(decode > expert && expert > prefill);
     }
 }

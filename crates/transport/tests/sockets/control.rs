@@ -47,6 +47,10 @@ async fn messages_go_both_ways_in_order() {
         next: Some(peer(&node)),
         first: None,
         coordinator: coordinator.endpoint.node_id().clone(),
+        owners: Vec::new(),
+        foreign: [].into(),
+        head_blocks: proto::GroupSet::none(),
+        askers: Vec::new(),
     }));
     for message in [&welcome, &assign] {
         met.sender.send(message.clone()).await.unwrap();

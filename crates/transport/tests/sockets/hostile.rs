@@ -58,8 +58,10 @@ async fn a_malformed_frame_costs_its_sender_the_connection_and_nobody_else() {
     for (expected, bytes) in table {
         let connection = rogue.dial(&node, "hearth-tensor/1").await;
         let mut decode = connection.open_uni().await.unwrap();
+        let mut expert = connection.open_uni().await.unwrap();
         let mut prefill = connection.open_uni().await.unwrap();
         prefill.write_all(&preface(1)).await.unwrap();
+        expert.write_all(&preface(2)).await.unwrap();
         decode.write_all(&preface(0)).await.unwrap();
         up(&mut node.mesh_events, &rogue.node_id()).await;
         decode.write_all(&bytes).await.unwrap();
@@ -80,8 +82,10 @@ async fn a_promise_of_many_bytes_is_not_believed_before_they_come() {
     let (mut node, honest, rogue) = house().await;
     let connection = rogue.dial(&node, "hearth-tensor/1").await;
     let mut decode = connection.open_uni().await.unwrap();
+    let mut expert = connection.open_uni().await.unwrap();
     let mut prefill = connection.open_uni().await.unwrap();
     prefill.write_all(&preface(1)).await.unwrap();
+    expert.write_all(&preface(2)).await.unwrap();
     decode.write_all(&preface(0)).await.unwrap();
     up(&mut node.mesh_events, &rogue.node_id()).await;
     // 4096 rows of 16384 values are 256 MiB, the most that a header may promise.
@@ -101,14 +105,14 @@ async fn a_promise_of_many_bytes_is_not_believed_before_they_come() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn streams_that_start_otherwise_are_refused() {
     let (mut node, honest, rogue) = house().await;
-    let two = |first: Vec<u8>, second: Vec<u8>| [first, second];
+    let three = |first: Vec<u8>, second: Vec<u8>| [first, second, preface(2)];
     let mut other_instance = preface(1);
     other_instance[15] ^= 1;
     for prefaces in [
-        two(b"GET / HTTP/1.1\r\n".to_vec(), preface(1)),
-        two(preface(0), preface(0)),
-        two(preface(0), preface(7)),
-        two(preface(0), other_instance),
+        three(b"GET / HTTP/1.1\r\n".to_vec(), preface(1)),
+        three(preface(0), preface(0)),
+        three(preface(0), preface(7)),
+        three(preface(0), other_instance),
     ] {
         let connection = rogue.dial(&node, "hearth-tensor/1").await;
         for bytes in prefaces {

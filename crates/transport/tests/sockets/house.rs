@@ -134,6 +134,7 @@ pub fn hello(name: &str) -> Hello {
         read_bytes_per_s: 1e10,
         macs_per_s: 1e10,
         addresses: Vec::new(),
+        paused: String::new(),
     }
 }
 

@@ -10,8 +10,10 @@
 
 mod admission;
 mod bulk;
+mod codes;
 mod control;
 mod hostile;
 mod house;
 mod mesh;
 mod pairing;
+mod probe;

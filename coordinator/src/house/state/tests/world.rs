@@ -2,6 +2,7 @@
 
 use plan::{KvType, Prediction, StagePlan};
 use proto::control::{Beat, CONTROL_PROTOCOL, LoadFailed, Loaded};
+use proto::facts::{LayerFacts, MixerKind};
 
 use super::super::*;
 
@@ -38,6 +39,38 @@ pub fn hello(name: &str) -> Hello {
         read_bytes_per_s: 1e10,
         macs_per_s: 1e10,
         addresses: Vec::new(),
+        paused: String::new(),
+    }
+}
+
+/// A model of 12 layers with 4 expert groups each.
+pub fn facts() -> ModelFacts {
+    let layer = LayerFacts {
+        mixer: MixerKind::Attention,
+        trunk_bytes: 100,
+        trunk_macs: 1,
+        group_bytes: vec![10; 4],
+        expert_bytes: 10,
+        expert_macs: 1,
+        kv_values_per_position: 1,
+        state_bytes_per_sequence: 0,
+    };
+    ModelFacts {
+        id: "m".to_owned(),
+        family: "qwen3moe".to_owned(),
+        hidden: 8,
+        vocab: 16,
+        context: 512,
+        experts: 4,
+        experts_used: 1,
+        embedding_bytes: 16,
+        tied_head: false,
+        head_bytes: 16,
+        head_macs: 1,
+        layers: vec![layer; LAYERS as usize],
+        file_bytes: 7,
+        quantised: true,
+        types: Vec::new(),
     }
 }
 
@@ -51,6 +84,7 @@ pub fn rules() -> Rules {
             path: "/m.gguf".to_owned(),
             size_bytes: 7,
             blake3: [7; 32],
+            facts: facts(),
         },
         neighbours: Vec::new(),
     }
@@ -102,6 +136,7 @@ pub fn plan_of(nodes: &[NodeFacts], need: usize) -> Result<Plan, PlanFailure> {
         prediction: Prediction::default(),
         reasons: Vec::new(),
         left_out: Vec::new(),
+        links: Vec::new(),
     })
 }
 
@@ -298,6 +333,7 @@ impl World {
                         Err(text) => format!("no sources ({text})"),
                     },
                     CoordinatorMessage::Lend(nodes) => format!("lend {}", joined(nodes.iter())),
+                    CoordinatorMessage::Measure(_) => "measure".to_owned(),
                 };
                 format!("{message} to {}", of(link))
             }
