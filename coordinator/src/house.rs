@@ -22,6 +22,7 @@ mod addresses;
 mod desk;
 mod facts;
 mod knocks;
+mod library;
 mod links;
 mod planning;
 mod post;
@@ -38,6 +39,7 @@ use crate::store::Store;
 use actor::{Actor, Parts, Strings};
 use desk::Desk;
 use facts::Fixed;
+use library::Library;
 use planning::Wish;
 use state::{Household, ModelPlace, Rules};
 
@@ -98,6 +100,11 @@ pub async fn start(
     };
     let timing = settings.timing;
     let announcement = announce(&settings, endpoint.local_addr());
+    let library = Arc::new(Library::new(
+        Arc::clone(&settings.model),
+        &settings.data_dir,
+    ));
+    endpoint.lend(Arc::clone(&library) as Arc<dyn transport::Lender>);
     let desk = Desk {
         store,
         endpoint,
@@ -109,6 +116,7 @@ pub async fn start(
         local,
         desk,
         household: Household::new(rules, last_epoch),
+        library,
         session: settings.session,
         fixed,
         timing,

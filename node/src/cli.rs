@@ -19,8 +19,10 @@ use transport::Identity;
 
 use crate::daemon::{self, Making, Owner, Start};
 use crate::entry::{self, Search};
+use crate::hello::hello;
 use crate::measure::{self, Facts};
 use crate::seek::Seeker;
+use crate::shelf::{self, SharedFiles};
 use crate::terms::given::Given;
 use crate::terms::{Machine, probe};
 use crate::worker::{Tools, Worker};
@@ -28,7 +30,7 @@ use crate::worker::{Tools, Worker};
 /// News of the computing thread that wait for the loop.
 const TOLD_MAX: usize = 64;
 /// Settings that the environment may give.
-const KNOWN: [&str; 11] = [
+const KNOWN: [&str; 13] = [
     "memory",
     "threads",
     "hours",
@@ -40,6 +42,8 @@ const KNOWN: [&str; 11] = [
     "coordinator",
     "discovery",
     "kernels",
+    "store_limit",
+    "no_shared_files",
 ];
 
 #[derive(Debug, Parser)]
@@ -147,6 +151,14 @@ struct Join {
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     kernels: Option<String>,
+    /// Disk space for weights that come from other machines, such as 40GiB [default: half of what is free]
+    #[arg(long, value_name = "BYTES")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    store_limit: Option<String>,
+    /// Open no model file of this machine, even if it is the coordinator's: fetch what is needed
+    #[arg(long)]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    no_shared_files: bool,
     /// Measured speeds to use instead of measuring: {"read_bytes_per_s": N, "macs_per_s": N}
     #[arg(long, value_name = "FILE")]
     #[serde(skip)]
@@ -209,6 +221,9 @@ struct Merged {
     coordinator: Option<String>,
     discovery: Option<String>,
     kernels: Option<String>,
+    store_limit: Option<String>,
+    #[serde(default)]
+    no_shared_files: bool,
 }
 
 /// The settings of `bench` after flags and environment were merged.
@@ -389,6 +404,7 @@ async fn join(flags: Join) -> Outcome {
         merged.kernels.as_deref().unwrap_or("auto"),
     )?;
     let local = Listener::bind(&dir).await?;
+    let store = Arc::new(shelf::store(&dir, merged.store_limit.as_deref())?);
     if given != kept {
         given.save(&dir)?;
     }
@@ -410,9 +426,16 @@ async fn join(flags: Join) -> Outcome {
     let may_seek = merged.discovery.as_deref() != Some("off");
     let seeker = Seeker::new(may_seek && !entry::is_on_this_machine(&home.addresses));
     let (told_in, told) = mpsc::channel(TOLD_MAX);
-    let mut hello = daemon::hello(name, &exec, memory_bytes, facts);
+    let files = if merged.no_shared_files {
+        SharedFiles::Never
+    } else {
+        SharedFiles::Try
+    };
+    let (shelf, desk) = shelf::shelf(files, store, &sockets.endpoint, &told_in);
+    let mut hello = hello(name, &exec, memory_bytes, facts);
     owner.duty().reason().clone_into(&mut hello.paused);
     let tools = Tools {
+        shelf,
         exec,
         memory_bytes,
         mesh: sockets.mesh.clone(),
@@ -426,6 +449,7 @@ async fn join(flags: Join) -> Outcome {
         seeker,
         hello,
         worker,
+        desk,
         told,
         local,
         owner,

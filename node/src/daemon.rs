@@ -7,12 +7,11 @@ use std::time::{Duration, Instant};
 
 use command::local::Listener;
 use command::{Failure, Outcome};
-use proto::control::{
-    Assign, Beat, CONTROL_PROTOCOL, CoordinatorMessage, Hello, Loaded, NodeMessage, PeerLost,
-};
+use proto::control::{Assign, Beat, CoordinatorMessage, Hello, Loaded, NodeMessage, PeerLost};
 use tokio::sync::mpsc;
 use transport::{ControlError, ControlLink, MeshEvent, Peer, Sockets};
 
+use crate::fetch::Desk;
 use crate::household::Household;
 use crate::probing::Probing;
 use crate::seek::Seeker;
@@ -41,6 +40,8 @@ pub struct Start {
     pub hello: Hello,
     /// The computing thread.
     pub worker: Worker,
+    /// What is told to whoever fetches shards.
+    pub desk: Desk,
     /// News of the computing thread.
     pub told: mpsc::Receiver<Told>,
     /// The owner's socket.
@@ -134,11 +135,7 @@ impl Daemon {
     /// Dials the coordinator after a pause, in a task of its own that sends one result.
     fn dial(&mut self, result: &mpsc::Sender<Attached>, after: Duration) {
         let endpoint = self.start.sockets.endpoint.clone();
-        let home = &self.start.household;
-        let peer = Peer {
-            node: home.coordinator.clone(),
-            addresses: self.start.seeker.addresses(&home.addresses),
-        };
+        let peer = self.coordinator();
         let (hello, result) = (self.start.hello.clone(), result.clone());
         tokio::spawn(async move {
             tokio::time::sleep(after).await;
@@ -227,10 +224,17 @@ impl Daemon {
             CoordinatorMessage::Welcome(welcome) => {
                 tracing::info!(household = welcome.household, "welcome");
                 self.beat = Duration::from_millis((welcome.lease_ms / 3).max(50));
+                for message in self.start.desk.held() {
+                    self.send(message);
+                }
                 // The hello was written when this connection was asked for.
                 let end = self.tell_offer();
                 return end.or_else(|| self.send_beat());
             }
+            CoordinatorMessage::Sources(sources) => {
+                self.start.desk.found(sources, self.coordinator());
+            }
+            CoordinatorMessage::Lend(nodes) => self.start.sockets.endpoint.lend_to(nodes),
             CoordinatorMessage::Assign(assign) => return self.assign(*assign),
             CoordinatorMessage::Release { epoch } => {
                 let failed = self.release(epoch);
@@ -258,6 +262,15 @@ impl Daemon {
         None
     }
 
+    /// Where the coordinator is.
+    fn coordinator(&self) -> Peer {
+        let home = &self.start.household;
+        Peer {
+            node: home.coordinator.clone(),
+            addresses: self.start.seeker.addresses(&home.addresses),
+        }
+    }
+
     fn assign(&mut self, assign: Assign) -> Option<End> {
         if matches!(self.start.owner.duty(), Duty::Pause(_)) {
             return self.refuse_assignment(assign.epoch);
@@ -278,6 +291,7 @@ impl Daemon {
         self.start.sockets.mesh.set_peers(peers);
         self.loaded = false;
         self.unlinked = None;
+        self.start.desk.want(Some(assign.epoch));
         self.assigned = Some(assign.clone());
         self.give(Job::Load(Box::new(assign)))
     }
@@ -285,6 +299,7 @@ impl Daemon {
     fn release(&mut self, epoch: proto::Epoch) -> Option<End> {
         if self.assigned.as_ref().is_some_and(|a| a.epoch <= epoch) {
             tracing::info!(epoch = epoch.0, "layers released");
+            self.start.desk.want(None);
             self.assigned = None;
             self.unlinked = None;
             self.loaded = false;
@@ -386,7 +401,10 @@ impl Daemon {
             call.answer(&status);
         }
         self.start.sockets.endpoint.close().await;
-        let Start { worker, told, .. } = self.start;
+        let Start {
+            worker, told, desk, ..
+        } = self.start;
+        desk.want(None);
         // With its receiver gone the thread cannot block on telling anything.
         drop(told);
         if tokio::task::spawn_blocking(move || worker.stop())
@@ -402,29 +420,5 @@ async fn until(by: Option<Instant>) {
     match by {
         Some(by) => tokio::time::sleep_until(by.into()).await,
         None => std::future::pending().await,
-    }
-}
-
-/// How this node introduces itself.
-#[must_use]
-pub fn hello(
-    name: String,
-    exec: &engine::Exec,
-    memory_bytes: u64,
-    facts: crate::measure::Facts,
-) -> Hello {
-    Hello {
-        protocol: CONTROL_PROTOCOL,
-        name,
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        os: std::env::consts::OS.to_owned(),
-        arch: std::env::consts::ARCH.to_owned(),
-        kernels: exec.isa.to_string(),
-        threads: u32::try_from(exec.pool.threads()).unwrap_or(u32::MAX),
-        memory_bytes,
-        read_bytes_per_s: facts.read_bytes_per_s,
-        macs_per_s: facts.macs_per_s,
-        addresses: Vec::new(),
-        paused: String::new(),
     }
 }

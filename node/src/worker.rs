@@ -23,6 +23,7 @@ mod exchange;
 mod load;
 mod queue;
 
+use crate::shelf::Shelf;
 use queue::{Next, Queue, Request, Start};
 
 /// Jobs that wait for the thread; more make the sender wait.
@@ -96,6 +97,8 @@ pub enum GiveError {
 
 /// What the thread works with.
 pub struct Tools {
+    /// Opens the model, from a file of this machine or from shards that it fetches.
+    pub shelf: Shelf,
     /// Threads and instruction set.
     pub exec: Exec,
     /// The owner's allowance for weights, caches and scratch.

@@ -15,7 +15,10 @@ use crate::ids::{Epoch, NodeId};
 
 mod check;
 pub mod pairing;
+mod weights;
 mod write;
+
+pub use weights::{Held, Source, Sources, Wares};
 
 /// The version of the control messages that this program speaks.
 pub const CONTROL_PROTOCOL: u32 = 2;
@@ -61,6 +64,10 @@ pub enum NodeMessage {
     PeerLost(PeerLost),
     /// The node wants to go and asks to be drained.
     Leave,
+    /// The node has not got the model of this epoch and asks where its shards are.
+    Seek(Epoch),
+    /// What the node can lend.
+    Held(Held),
     /// What the node gives has changed: a planned change, not a fault.
     Offer(Offer),
     /// A link was measured, or could not be.
@@ -213,6 +220,10 @@ pub enum CoordinatorMessage {
         /// Why.
         text: String,
     },
+    /// Where the shards of an epoch's model are.
+    Sources(Sources),
+    /// To whom the node may lend; replaces what was said before.
+    Lend(Vec<NodeId>),
     /// Measure a link, or let it be measured.
     Measure(Measure),
 }

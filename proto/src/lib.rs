@@ -4,6 +4,7 @@
 //! and the facts about a model that the planner and the tools reason with. Depends on nothing of ours,
 //! opens no socket and no file. The one idea: bytes become a checked type once, here, and nobody checks again.
 
+pub mod bulk;
 pub mod control;
 pub mod facts;
 pub mod frame;

@@ -80,6 +80,7 @@ pub struct Wanted {
     plan: Option<Value>,
     arguments: Vec<String>,
     places: Places,
+    join: Vec<String>,
 }
 
 impl Wanted {
@@ -94,6 +95,7 @@ impl Wanted {
             plan: None,
             arguments: Vec::new(),
             places: Places::default(),
+            join: Vec::new(),
         }
     }
 
@@ -135,6 +137,14 @@ impl Wanted {
     #[must_use]
     pub fn serve(mut self, arguments: &[&str]) -> Self {
         self.arguments
+            .extend(arguments.iter().map(|&argument| argument.to_owned()));
+        self
+    }
+
+    /// More arguments of `node join`.
+    #[must_use]
+    pub fn join(mut self, arguments: &[&str]) -> Self {
+        self.join
             .extend(arguments.iter().map(|&argument| argument.to_owned()));
         self
     }
@@ -322,6 +332,7 @@ impl Cluster {
         arguments.extend(["--name", name, "--memory", memory, "--threads", "1"]);
         arguments.extend(["--data-dir", dir.to_str().expect("plain text")]);
         arguments.extend(["--facts", facts.to_str().expect("plain text")]);
+        arguments.extend(self.wanted.join.iter().map(String::as_str));
         Process::spawn(name, self.wanted.places.node(at), &arguments, &[])
     }
 

@@ -4,6 +4,7 @@
 
 use std::path::Path;
 
+use proto::bulk::{ANSWER_HEAD_BYTES, ASK_BYTES, AnswerHead, Ask};
 use proto::control::pairing::{Opening, Proof, Reply};
 use proto::frame::{Frame, FrameHeader, HEADER_BYTES};
 
@@ -17,6 +18,7 @@ pub const ORACLES: [(&str, Oracle); 8] = [
     ("safetensors", safetensors),
     ("shard_index", shard_index),
     ("catalogue", catalogue),
+    ("bulk", bulk),
     ("invite", invite),
     ("pairing", pairing),
     ("http_body", http_body),
@@ -42,6 +44,27 @@ pub fn frame(bytes: &[u8]) -> bool {
     let again = Frame::decode(&header, payload).expect("what we write is what we read");
     // Bytes, not values: a NaN in a row is not equal to itself.
     assert_eq!(again.encode(), written);
+    true
+}
+
+/// An ask of a bulk transfer, then the head of its answer.
+#[must_use]
+pub fn bulk(bytes: &[u8]) -> bool {
+    let Some((ask, rest)) = bytes.split_first_chunk::<ASK_BYTES>() else {
+        return false;
+    };
+    let Ok(ask) = Ask::decode(ask) else {
+        return false;
+    };
+    assert_eq!(Ask::decode(&ask.encode()), Ok(ask));
+    let Some(head) = rest.first_chunk::<ANSWER_HEAD_BYTES>() else {
+        return false;
+    };
+    let Ok(head) = AnswerHead::decode(head, &ask) else {
+        return false;
+    };
+    assert!(head.bytes <= ask.answer_bytes_max());
+    assert_eq!(AnswerHead::decode(&head.encode(), &ask), Ok(head));
     true
 }
 

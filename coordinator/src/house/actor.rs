@@ -24,6 +24,7 @@ use transport::{ControlPeer, MeshEvent, PairingRequest, Sockets};
 use super::desk::{Desk, Kicked};
 use super::facts::Fixed;
 use super::knocks::Knocks;
+use super::library::Library;
 use super::links::{Links, News};
 use super::planning::Wish;
 use super::post::{Post, Unsent};
@@ -48,6 +49,7 @@ pub(super) struct Parts {
     pub desk: Desk,
     pub wish: Arc<Wish>,
     pub household: Household,
+    pub library: Arc<Library>,
     pub session: session::Config,
     pub fixed: Fixed,
     pub timing: HouseTiming,
@@ -70,6 +72,7 @@ enum Done {
         ticket: u64,
         result: Result<(Plan, Epoch), PlanFailure>,
     },
+    Catalogued(Result<[u8; 32], String>),
     Probed {
         ticket: u64,
         link: Result<LinkRates, String>,
@@ -289,8 +292,24 @@ impl Actor {
             }
             Act::Part { link } => self.links.part(link),
             Act::Peers(peers) => self.parts.sockets.mesh.set_peers(peers),
+            Act::Catalogue => self.catalogue(),
             Act::Session(input) => self.serving.input(now, input),
         }
+    }
+
+    /// Makes the catalogue off the async threads.
+    fn catalogue(&mut self) {
+        let library = Arc::clone(&self.parts.library);
+        self.tasks.spawn(async move {
+            let made = tokio::task::spawn_blocking(move || library.catalogue()).await;
+            Done::Catalogued(match made {
+                Ok(Ok(catalogue)) => Ok(catalogue),
+                Ok(Err(error)) => Err(format!("the coordinator cannot give it away: {error}")),
+                Err(error) => Err(format!(
+                    "the coordinator broke off making its catalogue ({error}); please report this"
+                )),
+            })
+        });
     }
 
     fn effect(&mut self, now: Duration, effect: Effect) {

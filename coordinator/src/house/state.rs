@@ -23,12 +23,14 @@ mod membership;
 mod node;
 mod offer;
 mod report;
+mod weights;
 
 pub(crate) use node::Node;
 pub(crate) use report::NodeState;
 
 use super::settings::HouseTiming;
 use node::Load;
+use weights::Stock;
 
 /// Pauses of a machine that failed to load; after that it is out until it connects anew.
 const TROUBLES_MAX: u32 = 3;
@@ -86,6 +88,8 @@ pub(crate) enum Event {
     },
     /// The pipeline does not answer.
     Suspect { epoch: Epoch, text: String },
+    /// The model's catalogue is there, or cannot be made.
+    Catalogued(Result<[u8; 32], String>),
     /// Nothing runs any more: a planned change can be made.
     Idle,
     /// The owner has removed a member.
@@ -128,6 +132,8 @@ pub(crate) enum Act {
     Part { link: LinkId },
     /// Exchange frames with exactly these.
     Peers(Vec<Peer>),
+    /// Make the catalogue of the model; answer with [`Event::Catalogued`].
+    Catalogue,
     /// To the session.
     Session(session::Input),
 }
@@ -213,6 +219,7 @@ pub(crate) struct Household {
     /// Whether the expected machines were in together.
     assembled: bool,
     draining: bool,
+    stock: Stock,
     last_epoch: Epoch,
     last_ticket: u64,
     acts: VecDeque<Act>,
@@ -229,6 +236,7 @@ impl Household {
             phase: waiting(0, String::new(), None),
             assembled: false,
             draining: false,
+            stock: Stock::Unknown,
             last_epoch,
             last_ticket: 0,
             acts: VecDeque::new(),
@@ -257,6 +265,7 @@ impl Household {
             }
             Event::Down { node, reason } => self.down(now, &node, &reason),
             Event::Planned { ticket, result } => self.planned(now, ticket, result),
+            Event::Catalogued(result) => self.catalogued(now, result),
             Event::Suspect { epoch, text } => self.suspected(now, epoch, &text),
             Event::Idle => {
                 if matches!(

@@ -191,7 +191,9 @@ impl Slice {
         Ok(slice)
     }
 
-    fn places(&self) -> Vec<FileRange> {
+    /// Where the weights of the slice lie in the model's files, merged.
+    #[must_use]
+    pub fn places(&self) -> Vec<FileRange> {
         let w = &self.weights;
         let places = w
             .layers

@@ -16,6 +16,8 @@ use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use model::{FileRange, merge_ranges};
+
 use crate::disk::{read_bounded, read_catalogue, remove_dir, write_whole};
 use crate::split::CATALOGUE_FILE;
 use crate::{Bits, Catalogue, Digest, Reader, ShardError};
@@ -155,6 +157,23 @@ impl Image {
     #[must_use]
     pub fn held_bytes(&self, shard: usize) -> u64 {
         self.bytes_of(shard, |state, at| state.held.has(at))
+    }
+
+    /// Whether all of `places` (bytes of the model's files, merged) lie in shards that are here.
+    #[must_use]
+    pub fn covers(&self, places: &[FileRange]) -> bool {
+        let shards = self.catalogue.shards().iter().enumerate();
+        let here = shards.filter(|(at, _)| self.holds(*at));
+        let here = merge_ranges(here.flat_map(|(_, shard)| shard.ranges.clone()).collect());
+        places.iter().all(|place| {
+            let after = here
+                .partition_point(|range| (range.file, range.start) <= (place.file, place.start));
+            let before = after.checked_sub(1).and_then(|at| here.get(at));
+            before.is_some_and(|range| {
+                let end = |range: &FileRange| range.start.saturating_add(range.len);
+                range.file == place.file && end(place) <= end(range)
+            })
+        })
     }
 
     /// Bytes of a shard that an earlier process wrote and that were not compared yet.
@@ -331,7 +350,7 @@ impl Image {
         let Some(first) = entry.ranges.first() else {
             return Ok(false);
         };
-        self.punch(&model::FileRange {
+        self.punch(&FileRange {
             start: self
                 .catalogue
                 .files()
@@ -343,7 +362,7 @@ impl Image {
     }
 
     #[cfg(target_os = "linux")]
-    fn punch(&self, place: &model::FileRange) -> Result<bool, ShardError> {
+    fn punch(&self, place: &FileRange) -> Result<bool, ShardError> {
         use rustix::fs::{FallocateFlags, fallocate};
         let path = self.file(place.file);
         let file = OpenOptions::new()
@@ -364,7 +383,7 @@ impl Image {
         clippy::unnecessary_wraps,
         reason = "as where holes can be made"
     )]
-    fn punch(&self, _place: &model::FileRange) -> Result<bool, ShardError> {
+    fn punch(&self, _place: &FileRange) -> Result<bool, ShardError> {
         Ok(false)
     }
 

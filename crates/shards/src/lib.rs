@@ -30,6 +30,6 @@ pub use image::{Image, Written};
 pub use make::{Source, make};
 pub use read::Reader;
 pub use split::{CATALOGUE_FILE, SplitReport, shard_file, split};
-pub use store::Store;
+pub use store::{Store, default_limit};
 pub use unit::Unit;
 pub use verify::{Damage, VerifyReport, verify};

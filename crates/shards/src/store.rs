@@ -10,6 +10,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::disk::remove_dir;
 use crate::{Catalogue, Digest, Image, ShardError, Unit};
 
+/// The limit where the system does not tell how much is free.
+const LIMIT_UNKNOWN: u64 = 64 << 30;
+
 /// The store in a directory.
 #[derive(Debug)]
 pub struct Store {
@@ -23,6 +26,24 @@ struct State {
     images: BTreeMap<Digest, Arc<Image>>,
     /// What the current plan needs.
     pinned: Option<(Digest, BTreeSet<usize>)>,
+}
+
+/// The limit where the owner names none: half of the disk space that is free, counting what the store already has.
+#[must_use]
+pub fn default_limit(dir: &Path, held_bytes: u64) -> u64 {
+    free_bytes(dir).map_or(LIMIT_UNKNOWN, |free| free.saturating_add(held_bytes) / 2)
+}
+
+/// Bytes that this user could still write in `dir`, where the system tells.
+#[cfg(unix)]
+fn free_bytes(dir: &Path) -> Option<u64> {
+    let found = rustix::fs::statvfs(dir).ok()?;
+    found.f_bavail.checked_mul(found.f_frsize)
+}
+
+#[cfg(not(unix))]
+fn free_bytes(_dir: &Path) -> Option<u64> {
+    None
 }
 
 /// Something that could be given up.
@@ -70,6 +91,13 @@ impl Store {
                 pinned: None,
             }),
         })
+    }
+
+    /// The same store with another limit.
+    #[must_use]
+    pub fn with_limit(mut self, limit: u64) -> Self {
+        self.limit = limit;
+        self
     }
 
     /// What the store may take.

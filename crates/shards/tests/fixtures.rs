@@ -336,10 +336,22 @@ fn the_limit_holds_and_what_is_pinned_stays() {
     }
 }
 
+#[test]
+fn the_default_limit_leaves_half_of_the_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let empty = shards::default_limit(dir.path(), 0);
+    assert!(empty > 0);
+    // What is kept already counts as free.
+    assert!(shards::default_limit(dir.path(), 1 << 50) >= 1 << 49);
+    let store = store(dir.path()).with_limit(77);
+    assert_eq!(store.limit(), 77);
+}
+
 fn bytes_of(catalogue: &Catalogue, shards: &[usize]) -> u64 {
     shards.iter().map(|at| catalogue.shards()[*at].bytes).sum()
 }
 
+#[cfg(unix)]
 #[test]
 fn a_full_disk_is_said_clearly() {
     // Every write to this device ends with "no space left".

@@ -14,6 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::bulk::Lending;
 use crate::control::{ControlPeer, ControlServer};
 use crate::dial::Dialler;
 use crate::error::{CloseCode, TransportError, describe};
@@ -37,9 +38,9 @@ const CONTROL_QUEUE: usize = 64;
 /// Which planes are offered to those who dial.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// Control, data and pairing.
+    /// Control, data, bulk and pairing.
     Coordinator,
-    /// Data, and probes of links.
+    /// Data and bulk, and probes of links.
     Node,
 }
 
@@ -80,6 +81,7 @@ pub(crate) struct Shared {
     pub local: SocketAddr,
     pub dialler: Dialler,
     pub members: Members,
+    pub lending: Lending,
     pub codes: Codes,
     pub probes: Probes,
     pub tasks: TaskTracker,
@@ -103,8 +105,8 @@ struct Routes {
 pub fn open(identity: &Identity, settings: Settings) -> Result<Sockets, TransportError> {
     let idle = settings.timing.check()?;
     let planes: &[Plane] = match settings.role {
-        Role::Coordinator => &[Plane::Tensor, Plane::Control, Plane::Pairing],
-        Role::Node => &[Plane::Tensor, Plane::Probe],
+        Role::Coordinator => &[Plane::Tensor, Plane::Control, Plane::Pairing, Plane::Bulk],
+        Role::Node => &[Plane::Tensor, Plane::Probe, Plane::Bulk],
     };
     let server = tls::server(identity, planes)?;
     let servers = [Path::Loopback, Path::Wire].map(|path| {
@@ -129,6 +131,7 @@ pub fn open(identity: &Identity, settings: Settings) -> Result<Sockets, Transpor
             idle,
         },
         members: Members::new(),
+        lending: Lending::new(),
         codes: Codes::default(),
         probes: Probes::new(),
         tasks: TaskTracker::new(),
@@ -329,6 +332,9 @@ async fn lead(
         (Plane::Tensor, _, _) => routes.mesh.incoming(&node, connection),
         (Plane::Control, Some(control), _) if shared.members.contains(&node) => {
             control.serve(shared, connection, node).await;
+        }
+        (Plane::Bulk, ..) if shared.lending.admits(shared, &node) => {
+            shared.lending.serve(shared, connection, node).await;
         }
         (Plane::Pairing, _, Some(desk)) => desk.serve(connection, node).await,
         (Plane::Probe, None, _) => probe::answer(shared, connection, node).await,

@@ -6,8 +6,10 @@
 //!
 //! The one idea: a key proves who somebody is, membership decides what they may say. An unknown key gets the
 //! pairing protocol and nothing else; members get the control plane; the neighbours of the current plan get
-//! the data plane; a node answers one probe of its link to a key that it was told to expect.
+//! the data plane; a node answers one probe of its link to a key that it was told to expect. Those whom the daemon
+//! names may borrow weights, beside all of these.
 
+mod bulk;
 mod control;
 mod dial;
 mod discovery;
@@ -23,6 +25,7 @@ mod tls;
 mod tuning;
 mod words;
 
+pub use bulk::{BulkAnswer, BulkLink, BulkTransferError, Lender};
 pub use control::{ControlLink, ControlPeer, ControlReceiver, ControlSender};
 pub use discovery::{Announcement, Browser, DiscoveryError};
 pub use endpoint::{Endpoint, Role, Settings, Sockets, open};

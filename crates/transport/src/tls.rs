@@ -19,6 +19,7 @@ pub(crate) enum Plane {
     Control,
     Tensor,
     Pairing,
+    Bulk,
     Probe,
 }
 
@@ -28,14 +29,21 @@ impl Plane {
             Plane::Control => b"hearth-ctl/1",
             Plane::Tensor => b"hearth-tensor/1",
             Plane::Pairing => b"hearth-pair/1",
+            Plane::Bulk => b"hearth-bulk/1",
             Plane::Probe => b"hearth-probe/1",
         }
     }
 
     fn from_alpn(name: &[u8]) -> Option<Self> {
-        [Plane::Control, Plane::Tensor, Plane::Pairing, Plane::Probe]
-            .into_iter()
-            .find(|plane| plane.alpn() == name)
+        [
+            Plane::Control,
+            Plane::Tensor,
+            Plane::Pairing,
+            Plane::Probe,
+            Plane::Bulk,
+        ]
+        .into_iter()
+        .find(|plane| plane.alpn() == name)
     }
 }
 

@@ -51,6 +51,14 @@ pub struct Status {
     pub rows: u64,
     /// Sequences that are open here.
     pub sequences: u64,
+    /// Bytes of shards kept on this machine's disk, at most `store_limit_bytes`.
+    pub store_bytes: u64,
+    /// What the owner gives them.
+    pub store_limit_bytes: u64,
+    /// Bytes of shards and catalogues that came from other members.
+    pub fetched_bytes: u64,
+    /// Bytes of shards and catalogues that other members got from here.
+    pub lent_bytes: u64,
 }
 
 impl Daemon {
@@ -68,7 +76,7 @@ impl Daemon {
     }
 
     pub(super) fn status(&self) -> Status {
-        let c = &self.start.worker.counters;
+        let (c, desk) = (&self.start.worker.counters, &self.start.desk);
         let owner = &self.start.owner;
         let (terms, now) = (owner.terms(), owner.situation());
         let layers = self.assigned.as_ref().filter(|a| !a.layers.is_empty());
@@ -99,6 +107,10 @@ impl Daemon {
             steps: c.steps.load(Ordering::Relaxed),
             rows: c.rows.load(Ordering::Relaxed),
             sequences: c.sequences.load(Ordering::Relaxed),
+            store_bytes: desk.store.held_bytes(),
+            store_limit_bytes: desk.store.limit(),
+            fetched_bytes: desk.fetched.load(Ordering::Relaxed),
+            lent_bytes: desk.lent.load(Ordering::Relaxed),
         }
     }
 

@@ -1,6 +1,5 @@
-//! From an assignment to a loaded slice: the model's identity, the owner's allowance, the files.
+//! From an assignment to a slice that can compute: the model opened, memory checked, weights read.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use engine::{CacheSpec, KvType, Slice, SliceSpec};
@@ -11,22 +10,10 @@ use proto::control::{Assign, CacheType, LoadProgress, NodeMessage};
 use proto::facts::ModelFacts;
 
 use super::{Bench, Told};
+use crate::shelf::{Opened, Refusal, refusal};
 
 /// Bytes read between two reports of progress.
 const PROGRESS_BYTES: u64 = 64 << 20;
-
-/// Why a slice could not be loaded: a stable code and words for a person.
-pub(super) struct Refusal {
-    pub code: &'static str,
-    pub text: String,
-}
-
-fn refusal(code: &'static str, text: impl std::fmt::Display) -> Refusal {
-    Refusal {
-        code,
-        text: text.to_string(),
-    }
-}
 
 /// What the node holds, as the memory model counts it.
 fn holding(facts: &ModelFacts, assign: &Assign) -> Holding {
@@ -68,19 +55,12 @@ fn spec(checkpoint: &Checkpoint, assign: &Assign) -> SliceSpec {
 
 impl Bench {
     pub(super) fn slice(&self, assign: &Assign) -> Result<Slice, Refusal> {
-        let checkpoint = Checkpoint::open(Path::new(&assign.model_path))
-            .map_err(|e| refusal("model_unreadable", e))?;
-        let here = checkpoint.identity();
-        if (here.size_bytes, here.blake3) != (assign.model_bytes, assign.model_blake3) {
-            return Err(refusal(
-                "model_mismatch",
-                format_args!(
-                    "{} on this machine is not the coordinator's model: {} bytes here, {} there; copy the coordinator's files",
-                    assign.model_path, here.size_bytes, assign.model_bytes
-                ),
-            ));
-        }
-        self.check_memory(&checkpoint, assign)?;
+        let fits = |checkpoint: &Checkpoint| self.check_memory(checkpoint, assign);
+        let Opened {
+            checkpoint,
+            image,
+            done_bytes,
+        } = self.tools.shelf.open(assign, &fits)?;
         checkpoint.release_heads();
         let spec = spec(&checkpoint, assign);
         let kv = match assign.kv {
@@ -96,7 +76,14 @@ impl Bench {
         let exec = self.tools.exec.clone();
         let slice = Slice::load(Arc::new(checkpoint), &spec, cache, exec)
             .map_err(|e| refusal("slice", e))?;
-        self.read(&slice, assign.epoch);
+        if image.is_some_and(|image| !image.covers(&slice.places())) {
+            // Weights of shards that were not fetched would be zero.
+            return Err(refusal(
+                "slice",
+                "a part of the slice is in no shard that was fetched; please report this",
+            ));
+        }
+        self.read(&slice, assign.epoch, done_bytes);
         slice.unchanged().map_err(|e| refusal("model_changed", e))?;
         Ok(slice)
     }
@@ -133,11 +120,11 @@ impl Bench {
         Ok(())
     }
 
-    /// Reads the slice's weights, telling how far it is.
-    fn read(&self, slice: &Slice, epoch: Epoch) {
-        let total_bytes = slice.footprint().mapped_bytes;
-        let mut done_bytes = 0u64;
-        let mut told = 0u64;
+    /// Reads the slice's weights, telling how far it is; `before` bytes were fetched and compared for it.
+    fn read(&self, slice: &Slice, epoch: Epoch, before: u64) {
+        let total_bytes = before.saturating_add(slice.footprint().mapped_bytes);
+        let mut done_bytes = before;
+        let mut told = before;
         slice.prefault(&mut |bytes| {
             done_bytes = done_bytes.saturating_add(bytes);
             if done_bytes.saturating_sub(told) >= PROGRESS_BYTES {

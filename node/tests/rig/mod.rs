@@ -16,6 +16,7 @@ use std::time::Duration;
 use engine::Exec;
 use kernels::{Isa, Pool};
 use model::Checkpoint;
+use node::shelf::{SharedFiles, Shelf};
 use node::worker::{Job, Told, Tools, Worker};
 use proto::control::{Assign, CacheType, NodeMessage};
 use proto::frame::Frame;
@@ -80,6 +81,10 @@ impl Rig {
         until_up(&mut node).await;
         let (told_in, told) = mpsc::channel(64);
         let tools = Tools {
+            shelf: Shelf {
+                files: SharedFiles::Try,
+                fetcher: None,
+            },
             exec: Exec {
                 pool: Arc::new(Pool::new(1)),
                 isa: Isa::detect(),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
+use super::weights;
 use super::{
     Assign, Beat, CODE_BYTES_MAX, CacheType, ControlMessageError, CoordinatorMessage, Hello,
     LABEL_BYTES_MAX, LEASE_MS_MAX, LinkRates, LoadFailed, LoadProgress, Loaded, Measure, Measured,
@@ -66,7 +67,7 @@ fn rate(field: &'static str, value: f64) -> Checked<f64> {
     }
 }
 
-fn node(field: &'static str, value: String) -> Checked<NodeId> {
+pub(super) fn node(field: &'static str, value: String) -> Checked<NodeId> {
     NodeId::new(value).map_err(|error| wrong(field, error, "a node id"))
 }
 
@@ -95,7 +96,7 @@ fn addresses(field: &'static str, values: &[String]) -> Checked<Vec<SocketAddr>>
         .collect()
 }
 
-fn peer(field: &'static str, value: wire::Peer) -> Checked<Peer> {
+pub(super) fn peer(field: &'static str, value: wire::Peer) -> Checked<Peer> {
     Ok(Peer {
         node: node(field, value.node)?,
         addresses: addresses(field, &value.addresses)?,
@@ -239,6 +240,8 @@ impl TryFrom<wire::NodeMessage> for NodeMessage {
                 text: text("peer_lost.text", lost.text, TEXT_BYTES_MAX)?,
             }),
             Kind::Leave(wire::Leave {}) => NodeMessage::Leave,
+            Kind::Seek(seek) => NodeMessage::Seek(Epoch(seek.epoch)),
+            Kind::Held(held) => NodeMessage::Held(weights::held(held)?),
             Kind::Offer(offer) => NodeMessage::Offer(Offer {
                 memory_bytes: offer.memory_bytes,
                 threads: at_most("offer.threads", offer.threads, THREADS_MAX)?,
@@ -327,6 +330,8 @@ impl TryFrom<wire::CoordinatorMessage> for CoordinatorMessage {
             },
             Kind::Drain(wire::Drain {}) => CoordinatorMessage::Drain,
             Kind::Refused(refused) => CoordinatorMessage::Refused(refusal(refused)?),
+            Kind::Sources(message) => CoordinatorMessage::Sources(weights::sources(message)?),
+            Kind::Lend(message) => CoordinatorMessage::Lend(weights::lend(message)?),
             Kind::Kicked(kicked) => CoordinatorMessage::Kicked {
                 text: text("kicked.text", kicked.text, TEXT_BYTES_MAX)?,
             },

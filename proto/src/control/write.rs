@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
+use super::weights;
 use super::{
     Assign, CODE_BYTES_MAX, CacheType, CoordinatorMessage, Hello, LABEL_BYTES_MAX, Measured,
     NodeMessage, Owner, Peer, Refused, TEXT_BYTES_MAX, wire,
@@ -122,6 +123,8 @@ impl From<NodeMessage> for wire::NodeMessage {
                 text: clip(&lost.text, TEXT_BYTES_MAX),
             }),
             NodeMessage::Leave => Kind::Leave(wire::Leave {}),
+            NodeMessage::Seek(epoch) => Kind::Seek(wire::Seek { epoch: epoch.0 }),
+            NodeMessage::Held(held) => Kind::Held(held.into()),
             NodeMessage::Offer(offer) => Kind::Offer(wire::Offer {
                 memory_bytes: offer.memory_bytes,
                 threads: offer.threads,
@@ -212,6 +215,8 @@ impl From<CoordinatorMessage> for wire::CoordinatorMessage {
             CoordinatorMessage::Kicked { text } => Kind::Kicked(wire::Kicked {
                 text: clip(&text, TEXT_BYTES_MAX),
             }),
+            CoordinatorMessage::Sources(sources) => Kind::Sources(sources.into()),
+            CoordinatorMessage::Lend(nodes) => Kind::Lend(weights::lend_to(&nodes)),
             CoordinatorMessage::Measure(measure) => Kind::Measure(wire::Measure {
                 ticket: measure.ticket,
                 peer: Some(measure.peer.into()),

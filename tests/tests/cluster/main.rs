@@ -19,3 +19,4 @@ mod models;
 mod pairing;
 mod spread;
 mod terms;
+mod weights;

@@ -151,6 +151,10 @@ impl Actor {
                     .household
                     .handle_input(now, Event::Planned { ticket, result });
             }
+            Done::Catalogued(result) => self
+                .parts
+                .household
+                .handle_input(now, Event::Catalogued(result)),
             Done::Probed { ticket, link } => {
                 let own = self.parts.desk.endpoint.node_id().clone();
                 self.survey.measured(now, &own, ticket, link);

@@ -246,6 +246,12 @@ impl Household {
 
     /// No machine has made progress for too long: those that are not ready are left out of the next plan.
     pub(super) fn load_stalled(&mut self, now: Duration) {
+        if self.waits_for_catalogue() {
+            if let Phase::Loading { progress, .. } = &mut self.phase {
+                *progress = now;
+            }
+            return;
+        }
         let Phase::Loading { loads, .. } = &self.phase else {
             return;
         };

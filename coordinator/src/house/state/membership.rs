@@ -121,6 +121,8 @@ impl Household {
             NodeMessage::LoadFailed(failed) => self.load_failed(now, &id, failed),
             NodeMessage::PeerLost(lost) => self.peer_lost(now, &id, lost),
             NodeMessage::Leave => self.leave(now, &id),
+            NodeMessage::Seek(epoch) => self.seek(&id, epoch),
+            NodeMessage::Held(held) => self.holds(&id, held),
             NodeMessage::Offer(offer) => self.offered(now, &id, offer),
             // The survey's, which has taken it before.
             NodeMessage::Measured(_) => {}
@@ -159,6 +161,11 @@ impl Household {
         if let Some(load) = loads.get_mut(id).filter(|_| run.epoch == told.epoch) {
             *progress = now;
             load.loaded = true;
+            if let Some(node) = self.nodes.get_mut(id)
+                && node.seeks.take().is_some()
+            {
+                self.lend();
+            }
             self.ready_if_loaded();
         }
     }
@@ -247,6 +254,9 @@ impl Household {
             return;
         };
         tracing::warn!(node = %id, name = node.name, "machine is gone: {reason}");
+        if node.seeks.is_some() {
+            self.lend();
+        }
         if self.nodes.is_empty() {
             self.assembled = false;
         }

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use plan::NodeFacts;
-use proto::control::{Beat, Hello, Peer};
+use proto::control::{Beat, Held, Hello, Peer};
 use proto::{Epoch, NodeId, limits};
 
 use super::{LinkId, Newcomer};
@@ -29,6 +29,10 @@ pub(crate) struct Node {
     pub holds: Option<Epoch>,
     pub trouble: Option<Trouble>,
     pub leaving: bool,
+    /// The epoch for which it seeks shards.
+    pub seeks: Option<Epoch>,
+    /// What it can lend, by model, the latest first.
+    pub held: Vec<Held>,
 }
 
 /// Why a machine is left out for now.
@@ -73,6 +77,8 @@ impl Node {
             holds: None,
             trouble: None,
             leaving: false,
+            seeks: None,
+            held: Vec::new(),
         }
     }
 

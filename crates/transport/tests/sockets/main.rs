@@ -9,6 +9,7 @@
 )]
 
 mod admission;
+mod bulk;
 mod codes;
 mod control;
 mod hostile;

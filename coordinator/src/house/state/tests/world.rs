@@ -94,6 +94,12 @@ pub fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
+/// Short names, one after the other.
+fn joined<'n>(nodes: impl Iterator<Item = &'n NodeId>) -> String {
+    let names: Vec<&str> = nodes.map(|n| n.as_str().trim_start_matches("id")).collect();
+    names.join("+")
+}
+
 pub fn plan_of(nodes: &[NodeFacts], need: usize) -> Result<Plan, PlanFailure> {
     if nodes.len() < need {
         let missing = u64::try_from(need - nodes.len()).unwrap() * GIB;
@@ -319,10 +325,19 @@ impl World {
                     CoordinatorMessage::Drain => "drain".to_owned(),
                     CoordinatorMessage::Refused(r) => format!("refused {}", r.code),
                     CoordinatorMessage::Kicked { .. } => "kicked".to_owned(),
+                    CoordinatorMessage::Sources(sources) => match &sources.wares {
+                        Ok(wares) => {
+                            let names = wares.sources.iter().map(|s| &s.peer.node);
+                            format!("sources {}", joined(names))
+                        }
+                        Err(text) => format!("no sources ({text})"),
+                    },
+                    CoordinatorMessage::Lend(nodes) => format!("lend {}", joined(nodes.iter())),
                     CoordinatorMessage::Measure(_) => "measure".to_owned(),
                 };
                 format!("{message} to {}", of(link))
             }
+            Act::Catalogue => "catalogue".to_owned(),
             Act::Part { link } => format!("part {}", of(link)),
             Act::Peers(peers) => {
                 let ids: Vec<&str> = peers
