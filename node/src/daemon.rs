@@ -232,7 +232,8 @@ impl Daemon {
                 return end.or_else(|| self.send_beat());
             }
             CoordinatorMessage::Sources(sources) => {
-                self.start.desk.found(sources, self.coordinator());
+                let coordinator = self.coordinator();
+                self.start.desk.found(sources, coordinator);
             }
             CoordinatorMessage::Lend(nodes) => self.start.sockets.endpoint.lend_to(nodes),
             CoordinatorMessage::Assign(assign) => return self.assign(*assign),
@@ -263,7 +264,7 @@ impl Daemon {
     }
 
     /// Where the coordinator is.
-    fn coordinator(&self) -> Peer {
+    fn coordinator(&mut self) -> Peer {
         let home = &self.start.household;
         Peer {
             node: home.coordinator.clone(),

@@ -12,7 +12,7 @@ use proto::frame::{Frame, FrameHeader, HEADER_BYTES};
 pub type Oracle = fn(&[u8]) -> bool;
 
 /// Every oracle by the name of its fuzz target and corpus.
-pub const ORACLES: [(&str, Oracle); 8] = [
+pub const ORACLES: [(&str, Oracle); 9] = [
     ("frame", frame),
     ("gguf", gguf),
     ("safetensors", safetensors),
