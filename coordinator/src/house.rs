@@ -94,6 +94,7 @@ pub async fn start(
         model_bytes: model.size_bytes,
     };
     let timing = settings.timing;
+    let coordinator = endpoint.node_id().clone();
     let desk = Desk { store, endpoint };
     Ok(House::with(Parts {
         sockets,
@@ -110,6 +111,7 @@ pub async fn start(
             context: settings.context,
             kv: settings.kv,
             sequences: settings.sequences,
+            coordinator,
         }),
     }))
 }

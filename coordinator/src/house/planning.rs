@@ -5,12 +5,15 @@
 use std::sync::Arc;
 
 use plan::{KvType, LinkFacts, NodeFacts, Plan, PlanError, PlanMode, PlanRequest};
-use proto::Epoch;
 use proto::facts::ModelFacts;
+use proto::{Epoch, NodeId};
 
 use super::settings::PlanChoice;
 use super::state::PlanFailure;
 use crate::store::Store;
+
+/// Whether nodes exchange expert rows and logits with each other.
+const EXCHANGE: bool = false;
 
 /// The planner's inputs that do not change.
 #[derive(Debug)]
@@ -20,6 +23,7 @@ pub(super) struct Wish {
     pub context: Option<u32>,
     pub kv: Option<KvType>,
     pub sequences: u32,
+    pub coordinator: NodeId,
 }
 
 impl Wish {
@@ -31,11 +35,10 @@ impl Wish {
                     what: "`experts` or `head_blocks`, which nodes do not exchange yet".to_owned(),
                 });
             }
-            PlanChoice::File(given) => return plan::adopt(given, &self.model, &nodes, &links),
-            PlanChoice::Auto => PlanMode::Auto,
+            PlanChoice::File(_) | PlanChoice::Auto => PlanMode::Auto,
             PlanChoice::Layers => PlanMode::Layers,
         };
-        plan::plan(&PlanRequest {
+        let request = PlanRequest {
             model: self.model.clone(),
             nodes,
             links,
@@ -43,7 +46,13 @@ impl Wish {
             sequences: self.sequences,
             kv: self.kv,
             mode,
-        })
+            exchange: EXCHANGE,
+            coordinator: Some(self.coordinator.clone()),
+        };
+        match &self.choice {
+            PlanChoice::File(given) => plan::adopt(given, &request),
+            PlanChoice::Auto | PlanChoice::Layers => plan::plan(&request),
+        }
     }
 }
 

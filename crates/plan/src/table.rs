@@ -91,11 +91,12 @@ pub fn render_table(plan: &Plan) -> String {
         })
         .collect();
     let mut text = columns(&header, &rows);
+    text.push_str(&away(plan));
     let prediction = &plan.prediction;
     // Writing to a text cannot fail.
     let _ = write!(
         text,
-        "\nmodel {}: context {} positions, cache {} ({} pages of 64), up to {} sequences, {} rows a step\npredicted: {:.2} tokens/s for one conversation, {:.2} s per 1000 prompt tokens\n",
+        "\nmodel {}: context {} positions, cache {} ({} pages of 64), up to {} sequences, {} rows a step\npredicted: {:.2} tokens/s for one conversation at {} positions, {:.2} s per 1000 prompt tokens\n",
         printable(&plan.model),
         plan.context,
         plan.kv,
@@ -103,6 +104,7 @@ pub fn render_table(plan: &Plan) -> String {
         plan.slots,
         plan.chunk_rows,
         prediction.decode_tokens_per_s,
+        prediction.positions,
         prediction.prefill_s_per_1k_tokens
     );
     for reason in &plan.reasons {
@@ -117,6 +119,36 @@ pub fn render_table(plan: &Plan) -> String {
         );
     }
     text
+}
+
+/// What lives away from its stage.
+fn away(plan: &Plan) -> String {
+    let list = |numbers: &[u32]| {
+        let numbers: Vec<String> = numbers.iter().map(u32::to_string).collect();
+        numbers.join(",")
+    };
+    let experts = plan.experts.iter().map(|part| {
+        let layers = format!("{}-{}", part.first_layer, part.end_layer.saturating_sub(1));
+        vec![
+            printable(&part.name),
+            layers,
+            format!("expert groups {}", list(&part.groups)),
+        ]
+    });
+    let blocks = plan.head_blocks.iter().map(|part| {
+        let blocks = format!("blocks {}", list(&part.blocks));
+        vec![printable(&part.name), "head".to_owned(), blocks]
+    });
+    let rows: Vec<Vec<String>> = experts.chain(blocks).collect();
+    if rows.is_empty() {
+        return String::new();
+    }
+    let header = [
+        ("node", Align::Left),
+        ("layers", Align::Left),
+        ("away from the stage", Align::Left),
+    ];
+    format!("\n{}", columns(&header, &rows))
 }
 
 /// Without control characters: names come from other machines.
