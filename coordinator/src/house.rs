@@ -105,6 +105,7 @@ pub async fn start(
         &settings.data_dir,
     ));
     endpoint.lend(Arc::clone(&library) as Arc<dyn transport::Lender>);
+    let coordinator = endpoint.node_id().clone();
     let desk = Desk {
         store,
         endpoint,
@@ -126,6 +127,7 @@ pub async fn start(
             context: settings.context,
             kv: settings.kv,
             sequences: settings.sequences,
+            coordinator,
         }),
     });
     house.announcement = announcement;
@@ -164,7 +166,7 @@ async fn open_mesh(settings: &HouseSettings, store: &Store) -> Result<Sockets, H
 fn asked_kv(settings: &HouseSettings) -> Option<KvType> {
     match &settings.plan {
         PlanChoice::File(plan) => Some(plan.kv),
-        PlanChoice::Auto | PlanChoice::Layers => settings.kv,
+        PlanChoice::Auto | PlanChoice::Layers | PlanChoice::Experts => settings.kv,
     }
 }
 

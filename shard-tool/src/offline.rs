@@ -11,17 +11,18 @@ use clap::Args;
 use plan::{KvType, Plan, PlanError, PlanMode, PlanRequest};
 
 use crate::Failure;
-use crate::words::{NodeWord, SpeedWord, facts, node, speed};
+use crate::words::{LinkWord, NodeWord, SpeedWord, facts, link, links, node, speed};
 
 #[derive(Args)]
 #[command(
-    after_help = "Machines without --speed count as 20 GB/s and 20 billion multiply-adds per second, links as
-wired gigabit: good for comparing splits, not for promising a speed.
+    after_help = "Machines without --speed count as 20 GB/s and 20 billion multiply-adds per second, links without
+--link as wired gigabit: good for comparing splits, not for promising a speed.
 
 Examples:
   shard-tool plan model.gguf --node desk=16GiB --node laptop=8GiB
   shard-tool plan model.gguf --node desk=16GiB --node laptop=8GiB --mode layers --context 8192
   shard-tool plan model.gguf --node desk=9GB --node nas=30GB --speed desk=28,40 --speed nas=12,8
+  shard-tool plan model.gguf --node desk=9GB --node nas=30GB --link desk,nas=2.5Gbit/0.2ms --mode experts
   shard-tool plan model.gguf --node a=8GiB --node b=8GiB --json > plan.json"
 )]
 pub(crate) struct Arguments {
@@ -33,6 +34,9 @@ pub(crate) struct Arguments {
     /// A machine's speed: bytes read in GB/s, multiply-adds in billions per second
     #[arg(long = "speed", value_name = "NAME=GB_PER_S,GMAC_PER_S", value_parser = speed)]
     speeds: Vec<SpeedWord>,
+    /// The link between two machines: throughput and round trip, the same both ways
+    #[arg(long = "link", value_name = "NAME,NAME=SPEED/ROUNDTRIP", value_parser = link)]
+    links: Vec<LinkWord>,
     /// Positions per sequence [default: the model's, at most 32768, lowered to what fits]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     context: Option<u32>,
@@ -42,7 +46,7 @@ pub(crate) struct Arguments {
     /// Type of the attention cache: f32, f16 or q8 [default: f16 for quantised models, else f32]
     #[arg(long)]
     kv: Option<KvType>,
-    /// `auto` may leave machines out, `layers` uses every one
+    /// `auto` may leave machines out, `layers` gives every one layers, `experts` layers, expert groups or head blocks
     #[arg(long, default_value = "auto")]
     mode: PlanMode,
     /// Print the plan as one JSON value on one line
@@ -53,15 +57,18 @@ pub(crate) struct Arguments {
 /// Plans, and gives the text to print.
 pub(crate) fn run(arguments: &Arguments) -> Result<String, Failure> {
     let nodes = facts(&arguments.nodes, &arguments.speeds).map_err(Failure::Usage)?;
+    let links = links(&arguments.links, &nodes).map_err(Failure::Usage)?;
     let model = model::Checkpoint::open(&arguments.file)?.facts();
     let request = PlanRequest {
         model,
         nodes,
-        links: Vec::new(),
+        links,
         context: arguments.context,
         sequences: arguments.sequences,
         kv: arguments.kv,
         mode: arguments.mode,
+        exchange: arguments.mode == PlanMode::Experts,
+        coordinator: None,
     };
     let plan = plan::plan(&request).map_err(|error| match error {
         PlanError::Request { .. } => Failure::Usage(error.into()),

@@ -223,6 +223,12 @@ fn flags_reach_the_plan() {
     assert_eq!((flags.context, flags.slots, flags.pages), (1000, 3, 48));
     assert_eq!(flags.kv, plan::KvType::F32);
     assert_eq!(with(&["--mode", "layers"]).stages.len(), 2);
+    let experts = with(&["--mode", "experts", "--link", "a,b=10Gbit/50us"]);
+    assert!(experts.left_out.is_empty() && experts.stages.len() + experts.experts.len() > 1);
+    assert_eq!(experts.links.len(), 2, "both ways: {:?}", experts.links);
+    let near = with(&["--mode", "layers", "--link", "a,b=1Gbit/0.1ms"]).prediction;
+    let far = with(&["--mode", "layers", "--link", "a,b=1Gbit/20ms"]).prediction;
+    assert!(far.decode_s_per_token > near.decode_s_per_token + 0.019);
     let fast = with(&["--speed", "b=100,100", "--speed", "a=1,1"]);
     assert_eq!(fast.stages[0].name, "b");
 }
@@ -237,7 +243,7 @@ fn too_little_memory_says_how_much_is_missing() {
 
 #[test]
 fn wrong_usage_is_exit_2() {
-    let cases: [&[&str]; 13] = [
+    let cases: [&[&str]; 15] = [
         &[],
         &["inspect"],
         &["inspekt", TINY],
@@ -247,6 +253,8 @@ fn wrong_usage_is_exit_2() {
         &["plan", TINY, "--node", "a=much"],
         &["plan", TINY, "--node", "a=1GiB", "--node", "a=1GiB"],
         &["plan", TINY, "--node", "a=1GiB", "--speed", "b=1,1"],
+        &["plan", TINY, "--node", "a=1GiB", "--link", "a,b=1Gbit/1ms"],
+        &["plan", TINY, "--node", "a=1GiB", "--link", "a,b=fast"],
         &["plan", TINY, "--node", "a=1GiB", "--context", "0"],
         &["plan", TINY, "--node", "a=1GiB", "--context", "5000"],
         &["plan", TINY, "--node", "a=1GiB", "--kv", "f8"],

@@ -126,6 +126,8 @@ pub fn least_memory(model: &Path, nodes: usize, context: u32) -> u64 {
             sequences: 1,
             kv: None,
             mode: PlanMode::Layers,
+            exchange: false,
+            coordinator: None,
         };
         plan::plan(&request).is_ok()
     };

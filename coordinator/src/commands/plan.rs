@@ -1,4 +1,4 @@
-//! `coordinator plan`: what runs where, and why.
+//! `coordinator plan`: what runs where, or would, and why.
 
 use ::plan::Plan;
 use clap::Args;
@@ -12,18 +12,28 @@ use super::screen;
 #[command(
     after_help = "What --json prints can be changed by hand and given to `coordinator serve --plan FILE`.
 
+Before anything is loaded (while --expect waits for more machines, for example) the plan is shown that
+the machines that are in would get.
+
 Examples:
   coordinator plan
+  coordinator plan --next
   coordinator plan --json > plan.json"
 )]
 pub(crate) struct Flags {
     #[command(flatten)]
     running: Running,
+    /// Show what would be planned now, even if a plan runs
+    #[arg(long)]
+    next: bool,
 }
 
-/// Prints the plan that runs.
+/// Prints the plan that runs, or the one that would.
 pub(crate) async fn run(flags: Flags) -> Outcome {
-    let answer = flags.running.ask(&json!({"do": "plan"})).await?;
+    let answer = flags
+        .running
+        .ask(&json!({"do": "plan", "next": flags.next}))
+        .await?;
     if flags.running.json {
         return command::answer::print_json(&answer);
     }

@@ -55,8 +55,8 @@ pub(crate) struct Flags {
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) expect: Option<usize>,
-    /// auto, layers (uses every machine), or a file that `plan --json` wrote [default: auto]
-    #[arg(long, value_name = "auto|layers|FILE")]
+    /// auto, layers or experts (both use every machine), or a file that `plan --json` wrote [default: auto]
+    #[arg(long, value_name = "auto|layers|experts|FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) plan: Option<String>,
     /// Type of the attention cache: f32 or f16 [default: f16 for quantised models, else f32]

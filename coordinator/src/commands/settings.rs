@@ -212,9 +212,7 @@ fn choice(word: Option<&str>) -> Result<PlanChoice, Failure> {
     match word {
         None | Some("auto") => Ok(PlanChoice::Auto),
         Some("layers") => Ok(PlanChoice::Layers),
-        Some("experts") => Err(Failure::Usage(
-            "--plan experts is not built yet; expected auto, layers or a file that `coordinator plan --json` wrote".to_owned(),
-        )),
+        Some("experts") => Ok(PlanChoice::Experts),
         Some(file) => read_plan(Path::new(file)).map(|plan| PlanChoice::File(Box::new(plan))),
     }
 }
@@ -222,7 +220,7 @@ fn choice(word: Option<&str>) -> Result<PlanChoice, Failure> {
 fn read_plan(path: &Path) -> Result<Plan, Failure> {
     let fail = |what: String| {
         Failure::Usage(format!(
-            "--plan {}: {what}; expected auto, layers or a file that `coordinator plan --json` or `shard-tool plan --json` wrote",
+            "--plan {}: {what}; expected auto, layers, experts or a file that `coordinator plan --json` or `shard-tool plan --json` wrote",
             path.display()
         ))
     };
@@ -295,14 +293,6 @@ mod tests {
                 ..flags()
             })
             .contains("--model")
-        );
-        let experts = Some("experts".to_owned());
-        assert!(
-            refused(Flags {
-                plan: experts,
-                ..flags()
-            })
-            .contains("not built yet")
         );
         let missing = Some("no-such-plan.json".to_owned());
         assert!(

@@ -51,7 +51,11 @@ pub(super) enum Ask {
     },
     Status {},
     Nodes {},
-    Plan {},
+    Plan {
+        /// Not the plan that runs, but what would be planned now.
+        #[serde(default)]
+        next: bool,
+    },
     Kick {
         node: String,
     },
@@ -344,6 +348,11 @@ mod tests {
             ),
             (json!({"do": "deny"}), None),
             (json!({"do": "stop"}), Some(Ask::Stop {})),
+            (json!({"do": "plan"}), Some(Ask::Plan { next: false })),
+            (
+                json!({"do": "plan", "next": true}),
+                Some(Ask::Plan { next: true }),
+            ),
             (json!({"do": "kick"}), None),
             (json!({"do": "invite", "ttl_s": -1}), None),
             (json!({"do": "dance"}), None),

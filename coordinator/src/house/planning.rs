@@ -5,8 +5,8 @@
 use std::sync::Arc;
 
 use plan::{KvType, LinkFacts, NodeFacts, Plan, PlanError, PlanMode, PlanRequest};
-use proto::Epoch;
 use proto::facts::ModelFacts;
+use proto::{Epoch, NodeId};
 
 use super::settings::PlanChoice;
 use super::state::PlanFailure;
@@ -20,17 +20,18 @@ pub(super) struct Wish {
     pub context: Option<u32>,
     pub kv: Option<KvType>,
     pub sequences: u32,
+    pub coordinator: NodeId,
 }
 
 impl Wish {
     /// A plan for these machines. May take a while: not for an async thread.
     pub fn plan(&self, nodes: Vec<NodeFacts>, links: Vec<LinkFacts>) -> Result<Plan, PlanError> {
         let mode = match &self.choice {
-            PlanChoice::File(given) => return plan::adopt(given, &self.model, &nodes, &links),
-            PlanChoice::Auto => PlanMode::Auto,
+            PlanChoice::File(_) | PlanChoice::Auto => PlanMode::Auto,
             PlanChoice::Layers => PlanMode::Layers,
+            PlanChoice::Experts => PlanMode::Experts,
         };
-        plan::plan(&PlanRequest {
+        let request = PlanRequest {
             model: self.model.clone(),
             nodes,
             links,
@@ -38,7 +39,14 @@ impl Wish {
             sequences: self.sequences,
             kv: self.kv,
             mode,
-        })
+            // What an exchange costs was not compared with measurements yet, so it is planned only when asked for.
+            exchange: mode == PlanMode::Experts,
+            coordinator: Some(self.coordinator.clone()),
+        };
+        match &self.choice {
+            PlanChoice::File(given) => plan::adopt(given, &request),
+            PlanChoice::Auto | PlanChoice::Layers | PlanChoice::Experts => plan::plan(&request),
+        }
     }
 }
 

@@ -68,6 +68,8 @@ pub enum PlanChoice {
     Auto,
     /// Every machine gets at least one layer.
     Layers,
+    /// Every machine gets layers, expert groups or head blocks.
+    Experts,
     /// As somebody wrote it; used once its machines are in.
     File(Box<Plan>),
 }

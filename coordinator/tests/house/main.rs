@@ -47,6 +47,10 @@ impl Home {
 
     /// Uses every machine for the plan.
     async fn open_in(dir: TempDir) -> Self {
+        Self::open_with(dir, |_| {}).await
+    }
+
+    async fn open_with(dir: TempDir, change: impl FnOnce(&mut HouseSettings)) -> Self {
         let path = Path::new(concat!(
             env!("CARGO_MANIFEST_DIR"),
             "/../models/hearth-tiny.gguf"
@@ -64,6 +68,7 @@ impl Home {
         let mesh = "127.0.0.1:0".parse().unwrap();
         let mut settings = HouseSettings::new(dir.path().to_owned(), model, mesh);
         settings.plan = PlanChoice::Layers;
+        change(&mut settings);
         let local = Listener::bind(dir.path()).await.unwrap();
         let house = house::start(settings, household, local).await.unwrap();
         Self {
@@ -170,6 +175,37 @@ async fn links_are_measured_between_all_machines_before_the_first_plan() {
     );
     a.die().await;
     self::links(&home, 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plan_is_shown_before_anything_is_loaded() {
+    let home = Home::open_with(tempfile::tempdir().unwrap(), |settings| {
+        settings.expect = Some(3)
+    })
+    .await;
+    let nobody = call(home.dir.path(), &json!({"do": "plan"})).await;
+    assert!(nobody.unwrap_err().to_string().contains("no plan yet"));
+    let a = home.join("a").await;
+    let _b = home.join("b").await;
+    soon("both are in", async {
+        while home.ask(json!({"do": "nodes"})).await["nodes"]
+            .as_array()
+            .unwrap()
+            .len()
+            < 2
+        {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let plan = home.ask(json!({"do": "plan"})).await;
+    assert_eq!(plan["stages"].as_array().unwrap().len(), 2, "{plan}");
+    assert_eq!(home.gateway.status().phase, Phase::WaitingForNodes);
+    assert_eq!(
+        *a.heard.borrow(),
+        Heard::default(),
+        "nothing was asked of it"
+    );
 }
 
 async fn until(doll: &Doll, what: &str, is: impl FnMut(&Heard) -> bool) -> Heard {

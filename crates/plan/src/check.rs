@@ -8,7 +8,7 @@ use proto::{NodeId, limits};
 
 use crate::fill::pages_of;
 use crate::request::{SEQUENCES_MAX, validate_model, validate_nodes};
-use crate::{LinkFacts, NodeFacts, Plan, PlanError, holding_bytes};
+use crate::{NodeFacts, Plan, PlanError, PlanRequest, holding_bytes};
 
 mod away;
 
@@ -86,27 +86,16 @@ fn name_stages(plan: &mut Plan, nodes: &[NodeFacts]) -> Result<(), PlanError> {
 }
 
 /// Checks `plan` and returns it with the ids and names of the nodes at hand, the bytes of the stages counted anew and
-/// the speed predicted for these nodes. Its reasons stay as written. Groups and head blocks away from their stages
-/// count in the bytes; the prediction takes them to be with their stages.
+/// the speed predicted for these nodes. Its reasons stay as written. Of `request` only
+/// model, nodes, links and coordinator are looked at.
 ///
 /// # Errors
 /// As [`check`].
-pub fn adopt(
-    plan: &Plan,
-    model: &ModelFacts,
-    nodes: &[NodeFacts],
-    links: &[LinkFacts],
-) -> Result<Plan, PlanError> {
-    let mut adopted = checked(plan, model, nodes)?;
-    for part in adopted.parts(model) {
-        if let Some(stage) = part.stage.and_then(|at| adopted.stages.get_mut(at)) {
-            let bytes = holding_bytes(model, &part.holding, &plan.budget())?;
-            stage.weight_bytes = bytes.weight_bytes;
-            stage.cache_bytes = bytes.cache_bytes;
-            stage.scratch_bytes = bytes.scratch_bytes;
-        }
-    }
-    adopted.links = adopted.links_used(links);
+pub fn adopt(plan: &Plan, request: &PlanRequest) -> Result<Plan, PlanError> {
+    let nodes = &request.nodes;
+    let mut adopted = checked(plan, &request.model, nodes)?;
+    recount(&mut adopted, &request.model)?;
+    adopted.links = adopted.links_used(&request.links);
     let idle = nodes.iter().filter(|node| !adopted.has(&node.id));
     adopted.left_out = idle
         .map(|node| crate::LeftOut {
@@ -115,9 +104,22 @@ pub fn adopt(
             reason: "the given plan does not use it".to_owned(),
         })
         .collect();
-    adopted.prediction =
-        crate::speed::predict(model, &adopted.stages, &plan.budget(), nodes, links);
+    adopted.prediction = crate::speed::predict(&adopted, request);
     Ok(adopted)
+}
+
+/// Counts the bytes of the stages anew.
+pub(crate) fn recount(plan: &mut Plan, model: &ModelFacts) -> Result<(), PlanError> {
+    let budget = plan.budget();
+    for part in plan.parts(model) {
+        if let Some(stage) = part.stage.and_then(|at| plan.stages.get_mut(at)) {
+            let bytes = holding_bytes(model, &part.holding, &budget)?;
+            stage.weight_bytes = bytes.weight_bytes;
+            stage.cache_bytes = bytes.cache_bytes;
+            stage.scratch_bytes = bytes.scratch_bytes;
+        }
+    }
+    Ok(())
 }
 
 fn known(nodes: &[NodeFacts]) -> String {

@@ -4,15 +4,20 @@
 //! left over. Context comes first because people notice it; room for more sequences may cost one conversation a tenth
 //! of its speed and no more.
 
+use crate::check::recount;
 use crate::fill::{
     CHUNK_ROWS_GOOD, CHUNK_ROWS_LEAST, CHUNK_ROWS_SMALL, Room, fill, most, pages_of,
 };
 use crate::reasons::{Facts, explain, left_out};
 use crate::search::{
-    EXACT_NODES_MAX, Effort, Found, Problem, balance, best_alone, search, unplaced_bytes,
+    EXACT_NODES_MAX, Effort, Found, Placement, Problem, Space, balance, best_alone, search, spread,
+    unplaced_bytes,
 };
-use crate::speed::predict;
-use crate::{KvType, NodeFacts, Plan, PlanError, PlanMode, PlanRequest};
+use crate::speed::{Links, predict};
+use crate::{
+    ExpertsPlan, HeadBlocksPlan, KvType, NodeFacts, Plan, PlanError, PlanMode, PlanRequest,
+    Prediction,
+};
 use proto::facts::ModelFacts;
 use proto::limits::PAGE_POSITIONS;
 
@@ -56,7 +61,7 @@ pub fn plan(request: &PlanRequest) -> Result<Plan, PlanError> {
     }
     let base = asked.base_room()?;
     let base_problem = asked.problem(base);
-    let base_found = search(&base_problem, request.mode, Effort::Best)
+    let base_found = search(&base_problem, asked.space(), Effort::Best)
         .ok_or_else(|| asked.no_room(base.context))?;
     let (problem, found) = match asked.roomier(base, base_found.best.decode_s) {
         Some((room, found)) => (asked.problem(room), found),
@@ -67,11 +72,21 @@ pub fn plan(request: &PlanRequest) -> Result<Plan, PlanError> {
 
 impl Asked<'_> {
     fn problem(&self, room: Room) -> Problem<'_> {
-        Problem::new(self.model, &self.nodes, &self.request.links, room.budget())
+        let (model, request) = (self.model, self.request);
+        let coordinator = request.coordinator.as_ref();
+        let links = Links::new(model, &self.nodes, &request.links, coordinator);
+        Problem::new(model, &self.nodes, links, room.budget())
+    }
+
+    fn space(&self) -> Space {
+        Space {
+            mode: self.request.mode,
+            exchange: self.request.exchange,
+        }
     }
 
     fn fits(&self, room: Room) -> bool {
-        search(&self.problem(room), self.request.mode, Effort::AnyFit).is_some()
+        search(&self.problem(room), self.space(), Effort::AnyFit).is_some()
     }
 
     /// The context that is wanted: as asked, or the default.
@@ -143,7 +158,7 @@ impl Asked<'_> {
                 chunk_rows: CHUNK_ROWS_GOOD,
                 ..base
             };
-            let found = search(&self.problem(room), self.request.mode, Effort::Best);
+            let found = search(&self.problem(room), self.space(), Effort::Best);
             if let Some(found) = found
                 && found.best.decode_s <= base_s * ROOM_SLOWDOWN_MAX
             {
@@ -161,50 +176,107 @@ impl Asked<'_> {
         problem: &Problem<'_>,
         found: &Found,
     ) -> Plan {
-        let placement = balance(problem, found.best.clone());
+        let placement = match &found.best.spread {
+            Some(_) => found.best.clone(),
+            None => balance(problem, found.best.clone()),
+        };
         let wanted = Room {
             sequences: self.request.sequences,
             ..base
         };
-        let stages = problem.stages(&placement.parts);
-        let budget = fill(self.model, &stages, problem.budget, wanted);
-        let filled = Problem::new(self.model, &self.nodes, &self.request.links, budget);
-        let stages = filled.stages(&placement.parts);
-        let prediction = predict(
-            self.model,
-            &stages,
-            &budget,
-            &self.nodes,
-            &self.request.links,
-        );
-        let mut plan = Plan {
-            model: self.model.id.clone(),
-            kv: self.kv,
-            context: base.context,
-            pages: budget.pages,
-            slots: budget.slots,
-            chunk_rows: budget.chunk_rows,
-            stages,
-            experts: Vec::new(),
-            head_blocks: Vec::new(),
-            prediction,
-            reasons: Vec::new(),
-            left_out: Vec::new(),
-            links: Vec::new(),
-        };
+        let mut plan = self.draft(base.context, problem, &placement);
+        let held = plan.parts(self.model).into_iter().map(|part| {
+            let node = self.nodes.iter().find(|node| node.id == part.node);
+            (part.holding, node.map_or(0, |node| node.memory_bytes))
+        });
+        let held: Vec<_> = held.collect();
+        let budget = fill(self.model, &held, problem.budget, wanted);
+        (plan.pages, plan.slots, plan.chunk_rows) = (budget.pages, budget.slots, budget.chunk_rows);
+        // The placement was found inside the model.
+        let _counted = recount(&mut plan, self.model);
+        plan.prediction = predict(&plan, self.request);
         plan.links = plan.links_used(&self.request.links);
-        plan.left_out = left_out(base_problem, &plan, found);
+        plan.left_out = left_out(base_problem, &plan, found, self.request.exchange);
         let alone = best_alone(base_problem);
         plan.reasons = explain(&Facts {
             base: base_problem,
             plan: &plan,
             found,
             alone: alone.as_ref(),
-            mode: self.request.mode,
+            space: self.space(),
             context_wanted: self.wanted_context(),
             sequences_wanted: self.request.sequences,
         });
         plan
+    }
+
+    /// A placement as a plan, before its caches are filled up and its reasons are known.
+    fn draft(&self, context: u32, problem: &Problem<'_>, placement: &Placement) -> Plan {
+        let budget = problem.budget;
+        let stages = problem.stages(&placement.parts);
+        let mut plan = Plan {
+            model: self.model.id.clone(),
+            kv: self.kv,
+            context,
+            pages: budget.pages,
+            slots: budget.slots,
+            chunk_rows: budget.chunk_rows,
+            stages,
+            experts: Vec::new(),
+            head_blocks: Vec::new(),
+            prediction: Prediction::default(),
+            reasons: Vec::new(),
+            left_out: Vec::new(),
+            links: Vec::new(),
+        };
+        let Some(away) = &placement.spread else {
+            return plan;
+        };
+        let groups = spread::places(&away.groups, away.groups.iter().sum());
+        let blocks = spread::places(&away.blocks, away.blocks.iter().sum());
+        for (node, (groups, blocks)) in self.nodes.iter().zip(groups.into_iter().zip(blocks)) {
+            let last = plan
+                .stages
+                .last()
+                .is_some_and(|stage| stage.node == node.id);
+            if !blocks.is_empty() && !last {
+                plan.head_blocks.push(HeadBlocksPlan {
+                    node: node.id.clone(),
+                    name: node.name.clone(),
+                    blocks,
+                });
+            }
+            if groups.is_empty() {
+                continue;
+            }
+            for stage in plan.stages.iter().filter(|stage| stage.node != node.id) {
+                for range in self.expert_layers(stage.first_layer..stage.end_layer) {
+                    plan.experts.push(ExpertsPlan {
+                        node: node.id.clone(),
+                        name: node.name.clone(),
+                        first_layer: range.start,
+                        end_layer: range.end,
+                        groups: groups.clone(),
+                    });
+                }
+            }
+        }
+        plan
+    }
+
+    /// The runs of layers with experts inside a range.
+    fn expert_layers(&self, range: std::ops::Range<u32>) -> Vec<std::ops::Range<u32>> {
+        let mut runs: Vec<std::ops::Range<u32>> = Vec::new();
+        for (at, layer) in (0u32..).zip(&self.model.layers) {
+            if !range.contains(&at) || layer.group_bytes.is_empty() {
+                continue;
+            }
+            match runs.last_mut().filter(|run| run.end == at) {
+                Some(run) => run.end = at + 1,
+                None => runs.push(at..at + 1),
+            }
+        }
+        runs
     }
 
     /// Why nothing fits with `context` positions for one sequence.
@@ -229,11 +301,15 @@ impl Asked<'_> {
                     needed_bytes,
                 };
             }
-            if search(&problem, PlanMode::Auto, Effort::AnyFit).is_some() {
-                return PlanError::NoCut {
-                    nodes: self.nodes.len(),
-                };
-            }
+        }
+        let auto = Space {
+            mode: PlanMode::Auto,
+            ..self.space()
+        };
+        if self.request.mode != PlanMode::Auto && search(&problem, auto, Effort::AnyFit).is_some() {
+            return PlanError::NoCut {
+                nodes: self.nodes.len(),
+            };
         }
         let shorter = self
             .request

@@ -6,8 +6,8 @@
 use proto::facts::ModelFacts;
 use proto::limits::PAGE_POSITIONS;
 
-use crate::memory::{CacheBudget, slice_bytes};
-use crate::{KvType, StagePlan};
+use crate::KvType;
+use crate::memory::{CacheBudget, Holding, holding_bytes};
 
 /// Rows of a step where memory is short.
 pub(crate) const CHUNK_ROWS_LEAST: u32 = 16;
@@ -45,18 +45,18 @@ impl Room {
     }
 }
 
-/// Raises `budget` towards `wanted` sequences of full context as far as every stage's allowance goes: first slots, so
+/// Raises `budget` towards `wanted` sequences of full context as far as the allowance of each of `parts` goes: first slots, so
 /// that several short conversations can share the pages, then steps of a good size, then pages, then larger steps.
 pub(crate) fn fill(
     model: &ModelFacts,
-    stages: &[StagePlan],
+    parts: &[(Holding, u64)],
     budget: CacheBudget,
     wanted: Room,
 ) -> CacheBudget {
     let fits = |budget: &CacheBudget| {
-        stages.iter().all(|stage| {
-            slice_bytes(model, &stage.span(), budget)
-                .is_ok_and(|bytes| bytes.total() <= stage.allowance_bytes)
+        parts.iter().all(|(holding, allowance_bytes)| {
+            holding_bytes(model, holding, budget)
+                .is_ok_and(|bytes| bytes.total() <= *allowance_bytes)
         })
     };
     let mut filled = budget;

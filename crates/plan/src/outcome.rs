@@ -131,6 +131,9 @@ pub struct Prediction {
     pub prefill_s_per_1k_tokens: f64,
     /// Decode seconds of each stage.
     pub stage_s_per_token: Vec<f64>,
+    /// Positions in the attention cache for which the tokens per second are predicted.
+    #[serde(default)]
+    pub positions: u32,
 }
 
 /// A node without a part in the plan.

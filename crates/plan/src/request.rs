@@ -100,6 +100,8 @@ pub enum PlanMode {
     Auto,
     /// Every node, with at least one layer each.
     Layers,
+    /// Every node, with layers, expert groups or head blocks.
+    Experts,
 }
 
 impl fmt::Display for PlanMode {
@@ -107,6 +109,7 @@ impl fmt::Display for PlanMode {
         f.write_str(match self {
             Self::Auto => "auto",
             Self::Layers => "layers",
+            Self::Experts => "experts",
         })
     }
 }
@@ -118,10 +121,11 @@ impl FromStr for PlanMode {
         match text {
             "auto" => Ok(Self::Auto),
             "layers" => Ok(Self::Layers),
+            "experts" => Ok(Self::Experts),
             other => Err(WordError {
                 what: "plan mode",
                 got: other.chars().take(40).collect(),
-                expected: "auto or layers",
+                expected: "auto, layers or experts",
             }),
         }
     }
@@ -176,6 +180,12 @@ pub struct PlanRequest {
     pub kv: Option<KvType>,
     /// Which nodes to use.
     pub mode: PlanMode,
+    /// Whether expert groups and head blocks may live away from their stages; otherwise plans are layer splits.
+    #[serde(default)]
+    pub exchange: bool,
+    /// Through whom every token passes on its way back to the first stage, if that is known.
+    #[serde(default)]
+    pub coordinator: Option<NodeId>,
 }
 
 fn refuse(

@@ -1,8 +1,16 @@
-//! The search over stage orders and layer cuts.
+//! The search over stage orders, layer cuts, expert groups and head blocks.
 //!
-//! Owns the question "which nodes, in which order, cut where": the least predicted decode seconds per token among all
-//! splits that fit. Exact for up to [`EXACT_NODES_MAX`] nodes and [`CUTS_MAX`] cut places, bounded and deterministic
-//! beyond. It must never know why a budget was chosen, nor print.
+//! Owns the question "which nodes, in which order, cut where, and who holds which groups and blocks": the least predicted
+//! decode seconds per token among all plans that fit. It must never know why a budget was chosen, nor print.
+//!
+//! What is covered for up to [`EXACT_NODES_MAX`] nodes, so that the best of it is found:
+//! - every layer split, up to [`CUTS_MAX`] cut places ([`exact`]);
+//! - every plan with one stage whose expert groups (the same of all layers) and head blocks are on any nodes
+//!   ([`spread`]).
+//!
+//! Groups and blocks of several stages are looked for from the best split, and from the best split of the trunks alone;
+//! that finds good plans and proves nothing. Over more nodes all of it is bounded. Always the same request takes the same
+//! steps.
 //!
 //! The one idea: for a given order of nodes the best cuts follow from a table over (node, layers done), so orders are
 //! all that has to be searched; and for few nodes a table over sets of nodes covers all orders at once.
@@ -11,12 +19,14 @@ mod balance;
 mod exact;
 mod large;
 mod ordered;
+pub(crate) mod spread;
 mod sums;
 
 pub(crate) use balance::balance;
 pub(crate) use sums::{Problem, unplaced_bytes};
 
 use crate::PlanMode;
+use spread::{Layout, Spread, Tables, Wanted};
 
 /// Most nodes for which all orders are tried.
 pub(crate) const EXACT_NODES_MAX: usize = 6;
@@ -24,6 +34,8 @@ pub(crate) const EXACT_NODES_MAX: usize = 6;
 pub(crate) const CUTS_MAX: usize = 256;
 /// The same in the search over many nodes.
 pub(crate) const CUTS_LARGE_MAX: usize = 128;
+/// Nodes that are tried as the one stage over many nodes.
+const TRUNK_NODES_LARGE: usize = 4;
 
 /// One stage of a placement, in indices of the problem's nodes and cut places.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,8 +49,30 @@ pub(crate) struct Part {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Placement {
     pub parts: Vec<Part>,
+    /// Groups and blocks, where some are away from their stages.
+    pub spread: Option<Spread>,
     /// Predicted seconds per generated token.
     pub decode_s: f64,
+}
+
+impl Placement {
+    /// How many nodes have a part.
+    pub(crate) fn nodes(&self) -> usize {
+        let stage = |node: usize| self.parts.iter().any(|part| part.node == node);
+        let owners = self.spread.iter().flat_map(|spread| {
+            let held = spread.groups.iter().zip(&spread.blocks);
+            held.enumerate().filter(|(_, held)| *held != (&0, &0))
+        });
+        self.parts.len() + owners.filter(|(node, _)| !stage(*node)).count()
+    }
+}
+
+/// Which plans are looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Space {
+    pub mode: PlanMode,
+    /// Whether groups and blocks may leave their stages.
+    pub exchange: bool,
 }
 
 /// How far a search goes.
@@ -69,14 +103,121 @@ const TIE: f64 = 1e-9;
 pub(crate) fn better(new: &Placement, old: &Placement) -> bool {
     let margin = old.decode_s * TIE;
     if (new.decode_s - old.decode_s).abs() <= margin {
-        new.parts.len() < old.parts.len()
+        new.nodes() < old.nodes()
     } else {
         new.decode_s < old.decode_s
     }
 }
 
-/// Finds the fastest split of `problem`; None where none fits.
-pub(crate) fn search(problem: &Problem<'_>, mode: PlanMode, effort: Effort) -> Option<Found> {
+/// Finds the fastest plan of `problem` in a space; None where none fits.
+pub(crate) fn search(problem: &Problem<'_>, space: Space, effort: Effort) -> Option<Found> {
+    let split = match space.mode {
+        PlanMode::Auto | PlanMode::Layers => layer_search(problem, space.mode, effort),
+        PlanMode::Experts => layer_search(problem, PlanMode::Layers, effort),
+    };
+    if space.mode == PlanMode::Layers
+        || !space.exchange
+        || effort == Effort::AnyFit && split.is_some()
+    {
+        return split;
+    }
+    let everyone: Vec<usize> = (0..problem.nodes.len()).collect();
+    let must = match space.mode {
+        PlanMode::Experts => everyone.as_slice(),
+        PlanMode::Auto | PlanMode::Layers => &[],
+    };
+    spread_search(problem, split, must, effort)
+}
+
+/// The fastest plan that gives `node` a part, in seconds per token, where groups and blocks may leave their stages.
+pub(crate) fn best_with(problem: &Problem<'_>, node: usize) -> Option<f64> {
+    let found = spread_search(problem, None, &[node], Effort::Best)?;
+    Some(found.best.decode_s)
+}
+
+/// The better of `split` and what groups and blocks elsewhere make of several choices of stages.
+fn spread_search(
+    problem: &Problem<'_>,
+    split: Option<Found>,
+    must: &[usize],
+    effort: Effort,
+) -> Option<Found> {
+    let mut evaluated = 0;
+    let mut best = split.as_ref().map(|found| found.best.clone());
+    let mut tables = Tables::default();
+    for parts in stage_choices(problem, best.as_ref(), effort) {
+        let Some(layout) = Layout::new(problem, parts, &mut tables) else {
+            continue;
+        };
+        let wanted = Wanted {
+            must,
+            any_fit: effort == Effort::AnyFit,
+            below_s: best.as_ref().map_or(f64::INFINITY, |best| best.decode_s),
+        };
+        if let Some((spread, decode_s)) = layout.spread(wanted, &mut evaluated) {
+            let placement = Placement {
+                parts: layout.parts.clone(),
+                spread: layout.moved(spread),
+                decode_s,
+            };
+            if best.as_ref().is_none_or(|best| better(&placement, best)) {
+                best = Some(placement);
+            }
+            if effort == Effort::AnyFit {
+                break;
+            }
+        }
+    }
+    let best = best?;
+    let none = || vec![None; problem.nodes.len()];
+    let known = split.as_ref().map(|found| found.evaluated).unwrap_or(0);
+    Some(Found {
+        best_split: match &split {
+            Some(found) if best.nodes() < 2 => found.best_split.clone(),
+            _ => (best.nodes() > 1).then(|| best.clone()),
+        },
+        best_with: split.map_or_else(none, |found| found.best_with),
+        best,
+        evaluated: known + evaluated,
+    })
+}
+
+/// Stages whose groups and blocks are worth handing out.
+fn stage_choices(
+    problem: &Problem<'_>,
+    split: Option<&Placement>,
+    effort: Effort,
+) -> Vec<Vec<Part>> {
+    let whole = |node: usize| {
+        vec![Part {
+            node,
+            first: 0,
+            end: problem.cuts(),
+        }]
+    };
+    let mut nodes: Vec<usize> = (0..problem.nodes.len()).collect();
+    if nodes.len() > EXACT_NODES_MAX {
+        let seconds = |node: &usize| problem.stage_s(*node, 0, problem.cuts());
+        nodes.sort_by(|a, b| seconds(a).total_cmp(&seconds(b)));
+        nodes.truncate(TRUNK_NODES_LARGE);
+    }
+    let mut choices: Vec<Vec<Part>> = nodes.into_iter().map(whole).collect();
+    let trunks = problem.trunks();
+    let several = layer_search(&trunks, PlanMode::Auto, effort)
+        .into_iter()
+        .chain(layer_search(&trunks, PlanMode::Layers, effort))
+        .map(|found| found.best.parts);
+    let several = several.chain(split.map(|split| split.parts.clone()));
+    for parts in several.filter(|parts| parts.len() > 1) {
+        if !choices.contains(&parts) {
+            choices.push(parts);
+        }
+    }
+    choices
+}
+
+/// Finds the fastest layer split; None where none fits. Every node gets layers in [`PlanMode::Layers`].
+fn layer_search(problem: &Problem<'_>, mode: PlanMode, effort: Effort) -> Option<Found> {
     if problem.nodes.len() <= EXACT_NODES_MAX {
         exact::search(problem, mode)
     } else {
@@ -97,7 +238,8 @@ pub(crate) fn best_alone(problem: &Problem<'_>) -> Option<Placement> {
                 first: 0,
                 end: problem.cuts(),
             }],
-            decode_s: problem.stage_s(node, 0, problem.cuts()),
+            spread: None,
+            decode_s: problem.stage_s(node, 0, problem.cuts()) + problem.links.token_s(node, node),
         };
         if best.as_ref().is_none_or(|best| better(&alone, best)) {
             best = Some(alone);

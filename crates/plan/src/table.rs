@@ -96,7 +96,7 @@ pub fn render_table(plan: &Plan) -> String {
     // Writing to a text cannot fail.
     let _ = write!(
         text,
-        "\nmodel {}: context {} positions, cache {} ({} pages of 64), up to {} sequences, {} rows a step\npredicted: {:.2} tokens/s for one conversation, {:.2} s per 1000 prompt tokens\n",
+        "\nmodel {}: context {} positions, cache {} ({} pages of 64), up to {} sequences, {} rows a step\npredicted: {:.2} tokens/s for one conversation at {} positions, {:.2} s per 1000 prompt tokens\n",
         printable(&plan.model),
         plan.context,
         plan.kv,
@@ -104,6 +104,7 @@ pub fn render_table(plan: &Plan) -> String {
         plan.slots,
         plan.chunk_rows,
         prediction.decode_tokens_per_s,
+        prediction.positions,
         prediction.prefill_s_per_1k_tokens
     );
     for reason in &plan.reasons {

@@ -115,5 +115,12 @@ pub(crate) fn request(model: ModelFacts, nodes: Vec<NodeFacts>, mode: PlanMode) 
         sequences: 8,
         kv: None,
         mode,
+        exchange: false,
+        coordinator: None,
     }
+}
+
+/// What a given plan is held against.
+pub(crate) fn of(model: &ModelFacts, nodes: &[NodeFacts]) -> PlanRequest {
+    request(model.clone(), nodes.to_vec(), PlanMode::Auto)
 }

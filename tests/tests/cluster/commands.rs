@@ -33,12 +33,11 @@ async fn wrong_usage_ends_with_two_and_says_what_was_expected() {
     fs::write(&key, "short").unwrap();
     let other = fixtures::gguf("llama");
     let plan = plans::write(&plans::cut("another-model", 4, &[]), dir.path());
-    let cases: [(&[&str], &str); 12] = [
+    let cases: [(&[&str], &str); 11] = [
         (&["--plan", plan.to_str().unwrap()], "another-model"),
         (&["--context", "0"], "1 to 4096"),
         (&["--context", "99999999"], "1 to 4096"),
         (&["--sequences", "0"], "--sequences 0"),
-        (&["--plan", "experts"], "not built yet"),
         (&["--plan", "no-such-file.json"], "no-such-file.json"),
         (&["--model", other.to_str().unwrap()], "2 models"),
         (&["--api", "0.0.0.0:0"], "--api-key-file"),

@@ -54,6 +54,27 @@ async fn placements(model: &Path, goldens: &[Golden], (rounds, seed): (usize, u6
 }
 
 #[tokio::test]
+async fn a_plan_for_experts_uses_every_node_and_gives_the_recorded_ids() {
+    let goldens = fixtures::goldens("qwen3_5_moe");
+    let cluster = Wanted::model(&fixtures::gguf("qwen3_5_moe"))
+        .nodes(3)
+        .serve(&["--plan", "experts"])
+        .ready()
+        .await;
+    let shown = cluster.told(&["plan"]).await;
+    let plan = plan::Plan::from_json(&shown.to_string()).unwrap();
+    let mut used: Vec<_> = plan.stages.iter().map(|stage| &stage.node).collect();
+    used.extend(plan.experts.iter().map(|part| &part.node));
+    used.extend(plan.head_blocks.iter().map(|part| &part.node));
+    used.sort_unstable();
+    used.dedup();
+    assert_eq!(used.len(), 3, "{shown}");
+    for (answer, golden) in answers(&cluster.api(), &goldens).await.iter().zip(&goldens) {
+        assert_eq!(answer.ids, golden.greedy, "{}", golden.name);
+    }
+}
+
+#[tokio::test]
 async fn random_placements_of_the_hybrid_family_give_the_same_bits() {
     let goldens = fixtures::goldens("qwen3_5_moe");
     placements(&fixtures::gguf("qwen3_5_moe"), &goldens, (6, 7)).await;

@@ -111,6 +111,8 @@ fn slots(
         sequences,
         kv: None,
         mode: PlanMode::Layers,
+        exchange: false,
+        coordinator: None,
     };
     plan::plan(&request).ok().map(|plan| plan.slots)
 }

@@ -70,9 +70,9 @@ impl Actor {
                 };
                 call.answer(&StatusFacts::of(now, &self.parts.fixed, household, work));
             }
-            Ask::Plan {} => match household.run() {
+            Ask::Plan { next } => match household.run().filter(|_| !next) {
                 Some(run) => call.answer(&*run.plan),
-                None => call.refuse(household.why_no_plan(now)),
+                None => self.preview(now, call),
             },
             Ask::Nodes {} => {
                 let facts = NodesFacts::of(now, household, &self.survey);

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use command::local::Call;
 use plan::NodeFacts;
 use proto::NodeId;
 use proto::control::{CoordinatorMessage, LinkRates, Measure, Peer};
@@ -10,6 +11,7 @@ use proto::control::{CoordinatorMessage, LinkRates, Measure, Peer};
 use super::{Actor, Done};
 use crate::gateway::Phase;
 use crate::house::planning::make_plan;
+use crate::house::state::Node;
 use crate::house::survey::Task;
 
 /// A plan that was asked for.
@@ -70,6 +72,27 @@ impl Actor {
         self.tasks.spawn(async move {
             let result = make_plan(wish, store, nodes, links).await;
             Done::Planned { ticket, result }
+        });
+    }
+
+    /// Answers with the plan that the machines that are in would get now. Nothing is loaded and no epoch is taken.
+    pub(super) fn preview(&mut self, now: Duration, call: Call) {
+        let household = &self.parts.household;
+        let usable = household.nodes().filter(|node| node.usable(now));
+        let nodes: Vec<NodeFacts> = usable.map(Node::facts).collect();
+        if nodes.is_empty() {
+            return call.refuse(household.why_no_plan(now));
+        }
+        let (wish, links) = (Arc::clone(&self.parts.wish), self.survey.links());
+        self.tasks.spawn(async move {
+            match tokio::task::spawn_blocking(move || wish.plan(nodes, links)).await {
+                Ok(Ok(plan)) => call.answer(&plan),
+                Ok(Err(error)) => call.refuse(error.to_string()),
+                Err(error) => call.refuse(format!(
+                    "the planner broke off ({error}); please report this"
+                )),
+            }
+            Done::Nothing
         });
     }
 

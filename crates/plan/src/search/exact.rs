@@ -139,6 +139,7 @@ impl<'p, 'a> Table<'p, 'a> {
             if clearly_less(decode_s, known_s) {
                 *best = Some(Placement {
                     parts: self.way_back(set, last),
+                    spread: None,
                     decode_s,
                 });
             }

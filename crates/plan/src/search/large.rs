@@ -17,7 +17,7 @@ const CHAINS: usize = 4;
 /// A good split over more than six nodes.
 pub(super) fn search(problem: &Problem<'_>, mode: PlanMode, effort: Effort) -> Option<Found> {
     let uses = match mode {
-        PlanMode::Auto => Use::Any,
+        PlanMode::Auto | PlanMode::Experts => Use::Any,
         PlanMode::Layers => Use::All,
     };
     let mut evaluated = 0;
@@ -179,6 +179,7 @@ fn look_closer(problem: &Problem<'_>, placement: Placement, evaluated: &mut u64)
     });
     let candidate = Placement {
         parts: parts.collect(),
+        spread: None,
         decode_s: found.best.decode_s,
     };
     if better(&candidate, &placement) {

@@ -139,5 +139,9 @@ fn best_end(problem: &Problem<'_>, order: &Order<'_>, entries: &[Entry]) -> Opti
         (position, end) = (entry.before, entry.first);
     }
     parts.reverse();
-    Some(Placement { parts, decode_s })
+    Some(Placement {
+        parts,
+        spread: None,
+        decode_s,
+    })
 }

@@ -6,10 +6,30 @@
 use proto::facts::ModelFacts;
 
 use crate::memory::{CacheBudget, end_bytes, layer_cache_bytes, scratch_bytes};
-use crate::speed::{Links, layer_macs, layer_read_bytes, work_s};
-use crate::{LinkFacts, NodeFacts, StagePlan};
+use crate::speed::{Links, trunk_read_bytes, work_s};
+use crate::{NodeFacts, StagePlan};
 
 use super::{CUTS_LARGE_MAX, CUTS_MAX, EXACT_NODES_MAX, Part};
+
+/// What a token reads and multiplies.
+#[derive(Debug, Clone, Copy, Default)]
+struct Work {
+    read: f64,
+    macs: f64,
+}
+
+impl Work {
+    fn since(self, before: Self) -> Self {
+        Self {
+            read: self.read - before.read,
+            macs: self.macs - before.macs,
+        }
+    }
+
+    fn seconds(self, node: &NodeFacts) -> f64 {
+        work_s(node, self.read, self.macs)
+    }
+}
 
 /// One budget's view of a request. Cut place 0 is before the first layer, `cuts()` is behind the last.
 pub(crate) struct Problem<'a> {
@@ -21,17 +41,19 @@ pub(crate) struct Problem<'a> {
     layers: Vec<u32>,
     /// Weights and caches before each cut place.
     bytes: Vec<u64>,
-    /// Bytes read per token before each cut place.
-    read: Vec<f64>,
-    /// Multiply-adds per token before each cut place.
-    macs: Vec<f64>,
+    /// Weights of trunks and caches before each cut place.
+    trunk_bytes: Vec<u64>,
+    /// What a token costs in the trunks before each cut place.
+    trunk: Vec<Work>,
+    /// The same in the experts that it uses.
+    experts: Vec<Work>,
 }
 
 impl<'a> Problem<'a> {
     pub(crate) fn new(
         model: &'a ModelFacts,
         nodes: &'a [NodeFacts],
-        links: &[LinkFacts],
+        links: Links,
         budget: CacheBudget,
     ) -> Self {
         let cuts_max = if nodes.len() <= EXACT_NODES_MAX {
@@ -43,26 +65,35 @@ impl<'a> Problem<'a> {
         let mut problem = Self {
             model,
             nodes,
-            links: Links::new(model, nodes, links),
+            links,
             budget,
             layers: vec![0],
             bytes: vec![0],
-            read: vec![0.0],
-            macs: vec![0.0],
+            trunk_bytes: vec![0],
+            trunk: vec![Work::default()],
+            experts: vec![Work::default()],
         };
-        let (mut bytes, mut read, mut macs) = (0u64, 0.0, 0.0);
+        let (mut bytes, mut trunk_bytes) = (0u64, 0u64);
+        let (mut trunk, mut experts) = (Work::default(), Work::default());
+        let used = f64::from(model.experts_used);
         for (at, layer) in model.layers.iter().enumerate() {
             let cache = layer_cache_bytes(layer, &budget);
             bytes = bytes.saturating_add(layer.bytes()).saturating_add(cache);
-            read += layer_read_bytes(model, layer, budget.kv);
-            macs += layer_macs(model, layer);
+            trunk_bytes = trunk_bytes
+                .saturating_add(layer.trunk_bytes)
+                .saturating_add(cache);
+            trunk.read += trunk_read_bytes(model, layer, budget.kv);
+            trunk.macs += layer.trunk_macs as f64;
+            experts.read += used * layer.expert_bytes as f64;
+            experts.macs += used * layer.expert_macs as f64;
             if (at + 1) % every == 0 || at + 1 == model.layers.len() {
                 problem
                     .layers
                     .push(u32::try_from(at + 1).unwrap_or(u32::MAX));
                 problem.bytes.push(bytes);
-                problem.read.push(read);
-                problem.macs.push(macs);
+                problem.trunk_bytes.push(trunk_bytes);
+                problem.trunk.push(trunk);
+                problem.experts.push(experts);
             }
         }
         problem
@@ -80,9 +111,57 @@ impl<'a> Problem<'a> {
             budget: self.budget,
             layers: self.layers.clone(),
             bytes: self.bytes.clone(),
-            read: self.read.clone(),
-            macs: self.macs.clone(),
+            trunk_bytes: self.trunk_bytes.clone(),
+            trunk: self.trunk.clone(),
+            experts: self.experts.clone(),
         }
+    }
+
+    /// The same problem where every expert is elsewhere: neither memory nor time is counted for them.
+    pub(super) fn trunks(&self) -> Problem<'a> {
+        let everyone: Vec<usize> = (0..self.nodes.len()).collect();
+        Problem {
+            model: self.model,
+            nodes: self.nodes,
+            links: self.links.over(&everyone),
+            budget: self.budget,
+            layers: self.layers.clone(),
+            bytes: self.trunk_bytes.clone(),
+            trunk_bytes: self.trunk_bytes.clone(),
+            trunk: self.trunk.clone(),
+            experts: vec![Work::default(); self.experts.len()],
+        }
+    }
+
+    /// The same problem over other links.
+    pub(crate) fn with_links(&self, links: Links) -> Problem<'a> {
+        Problem {
+            links,
+            bytes: self.bytes.clone(),
+            experts: self.experts.clone(),
+            ..self.trunks()
+        }
+    }
+
+    /// The same problem with a second node like `like`, wired to all others. `nodes` are all of them, the new one last.
+    pub(crate) fn with_one_more<'n>(&self, nodes: &'n [NodeFacts], like: usize) -> Problem<'n>
+    where
+        'a: 'n,
+    {
+        let chosen: Vec<usize> = (0..self.nodes.len()).chain([like]).collect();
+        let mut grown = self.over(nodes, &chosen);
+        grown.links.wire_last();
+        grown
+    }
+
+    /// Seconds per token of the trunks of all stages of a plan.
+    pub(crate) fn trunks_s(&self, plan: &crate::Plan) -> f64 {
+        let stages = plan.stages.iter().filter_map(|stage| {
+            let node = self.nodes.iter().position(|node| node.id == stage.node)?;
+            let cut = |layer: u32| self.layers.iter().position(|at| *at == layer);
+            Some(self.trunk_s(node, cut(stage.first_layer)?, cut(stage.end_layer)?))
+        });
+        stages.sum()
     }
 
     /// The last cut place.
@@ -118,13 +197,23 @@ impl<'a> Problem<'a> {
 
     /// Seconds per token of a stage.
     pub(crate) fn stage_s(&self, node: usize, first: usize, end: usize) -> f64 {
-        let mut read = self.read[end] - self.read[first];
-        let mut macs = self.macs[end] - self.macs[first];
+        let facts = &self.nodes[node];
+        let mut seconds = self.trunk_s(node, first, end)
+            + self.experts[end].since(self.experts[first]).seconds(facts);
         if end == self.cuts() {
-            read += self.model.head_bytes as f64;
-            macs += self.model.head_macs as f64;
+            seconds += work_s(
+                facts,
+                self.model.head_bytes as f64,
+                self.model.head_macs as f64,
+            );
         }
-        work_s(&self.nodes[node], read, macs)
+        seconds
+    }
+
+    /// Seconds per token of the trunks of a range.
+    pub(crate) fn trunk_s(&self, node: usize, first: usize, end: usize) -> f64 {
+        let work = self.trunk[end].since(self.trunk[first]);
+        work.seconds(&self.nodes[node])
     }
 
     /// Seconds for one row from one node to another.
@@ -132,12 +221,12 @@ impl<'a> Problem<'a> {
         self.links.rows_s(from, to, 1.0)
     }
 
-    /// The parts as stages of a plan, with the bytes that they take.
+    /// The parts as stages of a plan; their bytes are still to be counted.
     pub(crate) fn stages(&self, parts: &[Part]) -> Vec<StagePlan> {
         let mut stages: Vec<StagePlan> = Vec::with_capacity(parts.len());
         for part in parts {
             let node = &self.nodes[part.node];
-            let mut stage = StagePlan {
+            let stage = StagePlan {
                 node: node.id.clone(),
                 name: node.name.clone(),
                 first_layer: self.layer(part.first),
@@ -149,11 +238,6 @@ impl<'a> Problem<'a> {
                 scratch_bytes: 0,
                 allowance_bytes: node.memory_bytes,
             };
-            if let Ok(bytes) = crate::slice_bytes(self.model, &stage.span(), &self.budget) {
-                stage.weight_bytes = bytes.weight_bytes;
-                stage.cache_bytes = bytes.cache_bytes;
-                stage.scratch_bytes = bytes.scratch_bytes;
-            }
             stages.push(stage);
         }
         stages

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::memory::CacheBudget;
+use crate::speed::Links;
 use crate::tests::{GIB, MIB, dense, link, moe, node};
 use crate::{KvType, LinkFacts, NodeFacts};
 use proptest::prelude::*;
@@ -13,6 +14,17 @@ const BUDGET: CacheBudget = CacheBudget {
     slots: 1,
     chunk_rows: 16,
 };
+
+fn over<'a>(model: &'a ModelFacts, nodes: &'a [NodeFacts], links: &[LinkFacts]) -> Problem<'a> {
+    Problem::new(model, nodes, Links::new(model, nodes, links, None), BUDGET)
+}
+
+fn splits(mode: PlanMode) -> Space {
+    Space {
+        mode,
+        exchange: false,
+    }
+}
 
 /// All splits by recursion: every order of every subset, every cut.
 fn brute_force(
@@ -33,6 +45,7 @@ fn brute_force(
                 let decode_s = cost(problem, parts);
                 let value = of(&Placement {
                     parts: parts.clone(),
+                    spread: None,
                     decode_s,
                 });
                 if best.is_none_or(|best| value < best) {
@@ -111,9 +124,9 @@ proptest! {
 
     #[test]
     fn the_exact_search_finds_the_best_of_all((model, nodes, links) in small()) {
-        let problem = Problem::new(&model, &nodes, &links, BUDGET);
+        let problem = over(&model, &nodes, &links);
         for mode in [PlanMode::Auto, PlanMode::Layers] {
-            let found = search(&problem, mode, Effort::Best).map(|found| found.best);
+            let found = search(&problem, splits(mode), Effort::Best).map(|found| found.best);
             let best = brute_force(&problem, mode, &|placement| placement.decode_s);
             match (found, best) {
                 (Some(found), Some(best)) => {
@@ -129,8 +142,8 @@ proptest! {
 
     #[test]
     fn balancing_keeps_the_order_and_nearly_finds_the_best_cuts((model, nodes, links) in small()) {
-        let problem = Problem::new(&model, &nodes, &links, BUDGET);
-        let Some(found) = search(&problem, PlanMode::Layers, Effort::Best) else { return Ok(()); };
+        let problem = over(&model, &nodes, &links);
+        let Some(found) = search(&problem, splits(PlanMode::Layers), Effort::Best) else { return Ok(()); };
         let order: Vec<usize> = found.best.parts.iter().map(|part| part.node).collect();
         let balanced = balance(&problem, found.best.clone());
         let after: Vec<usize> = balanced.parts.iter().map(|part| part.node).collect();
@@ -151,8 +164,8 @@ proptest! {
         let nodes: Vec<NodeFacts> = nodes.iter().enumerate()
             .map(|(at, (memory, speed))| node(&format!("n{at}"), memory * MIB, f64::from(*speed)))
             .collect();
-        let problem = Problem::new(&model, &nodes, &[], BUDGET);
-        let found = search(&problem, PlanMode::Auto, Effort::Best).map(|found| found.best);
+        let problem = over(&model, &nodes, &[]);
+        let found = search(&problem, splits(PlanMode::Auto), Effort::Best).map(|found| found.best);
         if let Some(alone) = best_alone(&problem) {
             prop_assert!(found.as_ref().unwrap().decode_s <= alone.decode_s * (1.0 + 1e-9));
         }
@@ -166,16 +179,166 @@ proptest! {
     }
 }
 
+/// All ways to hand out `all` to the nodes.
+fn ways(nodes: usize, all: u32) -> Vec<Vec<u32>> {
+    if nodes == 1 {
+        return vec![vec![all]];
+    }
+    let first = (0..=all).flat_map(|first| {
+        let rest = ways(nodes - 1, all - first);
+        rest.into_iter().map(move |mut rest| {
+            rest.insert(0, first);
+            rest
+        })
+    });
+    first.collect()
+}
+
+/// The fastest plan with one stage, by trying every stage, every way to hand out groups and every way for blocks.
+fn brute_spread(problem: &Problem<'_>, groups: u32, blocks: u32, all: bool) -> Option<f64> {
+    let nodes = problem.nodes.len();
+    let (groups, blocks) = (ways(nodes, groups), ways(nodes, blocks));
+    let mut best: Option<f64> = None;
+    let mut tables = Tables::default();
+    for node in 0..nodes {
+        let stage = vec![Part {
+            node,
+            first: 0,
+            end: problem.cuts(),
+        }];
+        let layout = Layout::new(problem, stage, &mut tables).unwrap();
+        for groups in &groups {
+            for blocks in &blocks {
+                let idle = |at: usize| at != node && groups[at] == 0 && blocks[at] == 0;
+                if all && (0..nodes).any(idle) {
+                    continue;
+                }
+                let spread = Spread {
+                    groups: groups.clone(),
+                    blocks: blocks.clone(),
+                };
+                if layout.holds(&spread) {
+                    let decode_s = layout.decode_s(&spread);
+                    best = Some(best.map_or(decode_s, |best| best.min(decode_s)));
+                }
+            }
+        }
+    }
+    best
+}
+
+/// A small model with four groups and four head blocks.
+fn four_groups(layers: usize) -> ModelFacts {
+    let mut model = moe(layers);
+    (model.experts, model.experts_used, model.vocab) = (4, 2, 4);
+    for layer in &mut model.layers {
+        layer.group_bytes = vec![120 * MIB; 4];
+        layer.expert_bytes = 120 * MIB;
+    }
+    model
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn groups_and_blocks_are_handed_out_as_well_as_by_trying_all(
+        (_, nodes, links) in small(),
+        count in 1usize..4,
+        layers in 1usize..4,
+        all in any::<bool>(),
+    ) {
+        let model = four_groups(layers);
+        let nodes = &nodes[..count.min(nodes.len())];
+        let problem = over(&model, nodes, &links);
+        let mode = if all { PlanMode::Experts } else { PlanMode::Auto };
+        let space = Space { mode, exchange: true };
+        let found = search(&problem, space, Effort::Best).map(|found| found.best);
+        let tried = brute_spread(&problem, 4, 4, all);
+        if let Some(tried) = tried {
+            let found = found.as_ref().map_or(f64::INFINITY, |found| found.decode_s);
+            prop_assert!(found <= tried * (1.0 + 1e-9), "{found} {tried}");
+        }
+        let split_mode = if all { PlanMode::Layers } else { PlanMode::Auto };
+        let split = brute_force(&problem, split_mode, &|placement| placement.decode_s);
+        if let (Some(found), Some(split)) = (&found, split) {
+            prop_assert!(found.decode_s <= split * (1.0 + 1e-9));
+        }
+        prop_assert!(found.is_some() || tried.is_none() && split.is_none());
+        prop_assert_eq!(search(&problem, space, Effort::AnyFit).is_some(), found.is_some());
+        if let Some(Placement { parts, spread: Some(spread), decode_s }) = found {
+            let layout = Layout::new(&problem, parts, &mut Tables::default()).unwrap();
+            prop_assert!(layout.holds(&spread), "it fits");
+            prop_assert!(close(layout.decode_s(&spread), decode_s));
+            prop_assert_eq!(spread.groups.iter().sum::<u32>(), 4);
+            prop_assert_eq!(spread.blocks.iter().sum::<u32>(), 4);
+        }
+    }
+
+    #[test]
+    fn more_memory_or_speed_is_never_slower(
+        (_, nodes, links) in small(),
+        layers in 1usize..4,
+        at in 0usize..4,
+        (memory, read, rtt) in (0u64..900, 1.0f64..3.0, 0.3f64..1.0),
+    ) {
+        let model = four_groups(layers);
+        let nodes = &nodes[..nodes.len().min(3)];
+        let mut better = nodes.to_vec();
+        let place = at % better.len();
+        better[place].memory_bytes += memory * MIB;
+        better[place].read_bytes_per_s *= read;
+        better[place].macs_per_s *= read;
+        let mut closer = links.clone();
+        for link in &mut closer {
+            link.rtt_s *= rtt;
+        }
+        for mode in [PlanMode::Auto, PlanMode::Layers] {
+            // Over one stage and over layer splits, where the best is found for certain.
+            let space = Space { mode, exchange: mode == PlanMode::Auto };
+            let before = search(&over(&model, nodes, &links), space, Effort::Best);
+            let after = search(&over(&model, &better, &closer), space, Effort::Best);
+            if let Some(before) = before.map(|found| found.best).filter(|best| {
+                best.spread.is_none() || best.parts.len() == 1
+            }) {
+                let after = after.expect("what fitted fits");
+                prop_assert!(after.best.decode_s <= before.decode_s * (1.0 + 1e-9));
+            }
+        }
+    }
+}
+
+#[test]
+fn sixty_four_nodes_share_experts_within_bounds() {
+    let model = moe(40);
+    let nodes: Vec<NodeFacts> = (0u32..64)
+        .map(|at| node(&format!("n{at}"), 4 * GIB, f64::from(10 + at % 7)))
+        .collect();
+    let problem = over(&model, &nodes, &[]);
+    let space = Space {
+        mode: PlanMode::Auto,
+        exchange: true,
+    };
+    let found = search(&problem, space, Effort::Best).unwrap();
+    assert!(found.evaluated < 60_000_000, "{}", found.evaluated);
+    let split = search(&problem, splits(PlanMode::Auto), Effort::Best).unwrap();
+    assert!(found.best.decode_s <= split.best.decode_s);
+}
+
 #[test]
 fn seven_equal_nodes_are_searched_as_well_as_six() {
     let model = dense(12);
     let nodes: Vec<NodeFacts> = (0..7)
         .map(|at| node(&format!("n{at}"), 45 * MIB, 10.0))
         .collect();
-    let many = Problem::new(&model, &nodes, &[], BUDGET);
-    let few = Problem::new(&model, &nodes[..6], &[], BUDGET);
-    let many = search(&many, PlanMode::Auto, Effort::Best).unwrap().best;
-    let few = search(&few, PlanMode::Auto, Effort::Best).unwrap().best;
+    let many = over(&model, &nodes, &[]);
+    let few = over(&model, &nodes[..6], &[]);
+    let many = search(&many, splits(PlanMode::Auto), Effort::Best)
+        .unwrap()
+        .best;
+    let few = search(&few, splits(PlanMode::Auto), Effort::Best)
+        .unwrap()
+        .best;
     assert!(close(many.decode_s, few.decode_s));
 }
 
@@ -192,9 +355,9 @@ fn sixty_four_nodes_take_a_bounded_number_of_steps() {
                 )
             })
             .collect();
-        let problem = Problem::new(&model, &nodes, &[], BUDGET);
+        let problem = over(&model, &nodes, &[]);
         for mode in [PlanMode::Auto, PlanMode::Layers] {
-            let found = search(&problem, mode, Effort::Best).unwrap();
+            let found = search(&problem, splits(mode), Effort::Best).unwrap();
             assert!(
                 found.evaluated < 60_000_000,
                 "{layers} {mode}: {}",
@@ -206,7 +369,7 @@ fn sixty_four_nodes_take_a_bounded_number_of_steps() {
     let nodes: Vec<NodeFacts> = (0..6)
         .map(|at| node(&format!("n{at}"), 500 * GIB, 10.0))
         .collect();
-    let problem = Problem::new(&model, &nodes, &[], BUDGET);
-    let found = search(&problem, PlanMode::Auto, Effort::Best).unwrap();
+    let problem = over(&model, &nodes, &[]);
+    let found = search(&problem, splits(PlanMode::Auto), Effort::Best).unwrap();
     assert!(found.evaluated < 20_000_000, "{}", found.evaluated);
 }

@@ -51,7 +51,7 @@ fn spread() -> (Plan, ModelFacts, Vec<NodeFacts>) {
 #[test]
 fn parts_are_what_the_lists_say() {
     let (plan, model, nodes) = spread();
-    let plan = adopt(&plan, &model, &nodes, &[]).unwrap();
+    let plan = adopt(&plan, &of(&model, &nodes)).unwrap();
     let parts = plan.parts(&model);
     let names: Vec<&str> = parts.iter().map(|part| part.name.as_str()).collect();
     assert_eq!(names, ["a-box", "b-box", "c-box", "d-box"]);

@@ -199,6 +199,82 @@ fn what_is_missing_is_said() {
     }
 }
 
+/// A small fast machine and a large one of half its speed.
+fn unequal() -> PlanRequest {
+    let nodes = vec![node("a", 4 * GIB, 20.0), node("b", 32 * GIB, 10.0)];
+    let mut request = request(moe(16), nodes, PlanMode::Auto);
+    request.exchange = true;
+    request.links = vec![link("a", "b", 0.0003)];
+    request.context = Some(4096);
+    request
+}
+
+#[test]
+fn a_small_fast_machine_keeps_the_trunks_and_the_large_one_holds_experts() {
+    let request = unequal();
+    let plan = plan(&request).unwrap();
+    let trunks = plan.stages.iter().find(|stage| stage.node == id("a"));
+    assert!(
+        trunks.is_some_and(|stage| stage.end_layer - stage.first_layer >= 14),
+        "{plan:?}"
+    );
+    let away = plan.experts.iter().filter(|part| part.node == id("b"));
+    assert!(
+        away.map(|part| part.groups.len()).max() >= Some(8),
+        "{plan:?}"
+    );
+    check(&plan, &request.model, &request.nodes).unwrap();
+    let mut layers = request.clone();
+    layers.exchange = false;
+    let split = crate::plan(&layers).unwrap();
+    let gain = split.prediction.decode_s_per_token / plan.prediction.decode_s_per_token;
+    assert!(gain > 1.2, "{gain}");
+    let text = crate::table::render_table(&plan);
+    assert!(
+        text.contains("expert groups 0") && text.contains("hold its expert groups"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_slow_link_keeps_experts_with_their_layers_and_a_cable_is_recommended() {
+    let mut request = unequal();
+    request.links = vec![link("a", "b", 0.02)];
+    let plan = plan(&request).unwrap();
+    assert!(plan.experts.is_empty(), "{:?}", plan.experts);
+    assert!(
+        plan.reasons
+            .iter()
+            .any(|reason| reason.contains("gigabit cables")),
+        "{:?}",
+        plan.reasons
+    );
+}
+
+#[test]
+fn experts_gives_every_machine_a_part() {
+    let nodes =
+        [("a", 20.0), ("b", 15.0), ("c", 5.0)].map(|(name, speed)| node(name, 8 * GIB, speed));
+    let mut request = request(moe(8), nodes.to_vec(), PlanMode::Experts);
+    request.exchange = true;
+    let plan = plan(&request).unwrap();
+    assert!(plan.left_out.is_empty());
+    assert!(request.nodes.iter().all(|node| plan.has(&node.id)));
+    assert!(plan.exchanges());
+    check(&plan, &request.model, &request.nodes).unwrap();
+}
+
+#[test]
+fn the_way_over_the_coordinator_counts() {
+    let mut request = request(moe(8), vec![node("a", 64 * GIB, 20.0)], PlanMode::Auto);
+    let beside = plan(&request).unwrap().prediction.decode_s_per_token;
+    request.coordinator = Some(id("house"));
+    request.links = vec![link("a", "house", 0.004), link("house", "a", 0.004)];
+    let away = plan(&request).unwrap().prediction.decode_s_per_token;
+    let hops = 0.004 + 2.0 * crate::speed::HOP_SOFTWARE_S;
+    assert!((away - beside - hops).abs() < 1e-9, "{away} {beside}");
+}
+
 #[test]
 fn weak_nodes_are_left_out_or_refused_by_name() {
     let nodes = vec![node("a", 64 * GIB, 20.0), node("b", 100 * MIB, 20.0)];

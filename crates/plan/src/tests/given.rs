@@ -58,6 +58,7 @@ fn the_json_form_is_stable() {
             hops_s_per_token: 0.0,
             prefill_s_per_1k_tokens: 4.0,
             stage_s_per_token: vec![0.5],
+            positions: 64,
         },
         reasons: vec!["why".to_owned()],
         left_out: vec![],
@@ -68,7 +69,7 @@ fn the_json_form_is_stable() {
         r#""stages":[{"node":"a","name":"box","first_layer":0,"end_layer":2,"embedding":true,"head":true,"#,
         r#""weight_bytes":10,"cache_bytes":20,"scratch_bytes":30,"allowance_bytes":100}],"#,
         r#""prediction":{"decode_s_per_token":0.5,"decode_tokens_per_s":2.0,"hops_s_per_token":0.0,"#,
-        r#""prefill_s_per_1k_tokens":4.0,"stage_s_per_token":[0.5]},"reasons":["why"],"left_out":[]}"#
+        r#""prefill_s_per_1k_tokens":4.0,"stage_s_per_token":[0.5],"positions":64},"reasons":["why"],"left_out":[]}"#
     );
     assert_eq!(serde_json::to_string(&plan).unwrap(), expected);
 }
@@ -79,7 +80,7 @@ fn a_plan_written_by_hand_needs_only_the_placement() {
     let text = r#"{"model":"dense","kv":"f32","context":128,"pages":2,"slots":1,"chunk_rows":16,"stages":[
         {"node":"a","first_layer":0,"end_layer":3,"embedding":true,"head":false},
         {"node":"offline1","name":"c-box","first_layer":3,"end_layer":8,"embedding":false,"head":true}]}"#;
-    let adopted = adopt(&Plan::from_json(text).unwrap(), &model, &nodes, &[]).unwrap();
+    let adopted = adopt(&Plan::from_json(text).unwrap(), &of(&model, &nodes)).unwrap();
     let nodes_used: Vec<&str> = adopted
         .stages
         .iter()

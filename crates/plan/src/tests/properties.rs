@@ -20,7 +20,8 @@ prop_compose! {
         rtts in prop::collection::vec(0u32..20_000, 0..10),
         context in prop::option::of(1u32..4096),
         sequences in 1u32..20,
-        all in any::<bool>(),
+        mode in 0usize..3,
+        exchange in any::<bool>(),
     ) -> PlanRequest {
         let mut model = if hybrid { moe(layers) } else { dense(layers) };
         model.tied_head = tied;
@@ -39,13 +40,15 @@ prop_compose! {
             context,
             sequences,
             kv: None,
-            mode: if all { PlanMode::Layers } else { PlanMode::Auto },
+            mode: [PlanMode::Auto, PlanMode::Layers, PlanMode::Experts][mode],
+            exchange: exchange || mode == 2,
+            coordinator: None,
         }
     }
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 50, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn every_plan_covers_the_layers_and_fits(request in any_request()) {
@@ -61,10 +64,12 @@ proptest! {
             }
         }
         prop_assert!(covered.iter().all(|times| *times == 1));
-        prop_assert_eq!(plan.stages.len() + plan.left_out.len(), request.nodes.len());
-        if request.mode == PlanMode::Layers {
+        let used = request.nodes.iter().filter(|node| plan.has(&node.id)).count();
+        prop_assert_eq!(used + plan.left_out.len(), request.nodes.len());
+        if request.mode != PlanMode::Auto {
             prop_assert!(plan.left_out.is_empty());
         }
+        prop_assert!(request.exchange || !plan.exchanges());
         prop_assert!(plan.slots >= 1 && plan.slots <= request.sequences);
         prop_assert!(u64::from(plan.pages) * 64 >= u64::from(plan.context));
         if let Some(context) = request.context {
