@@ -143,7 +143,7 @@ fn a_block_of_a_tied_head_costs_nothing_beside_the_embedding() {
 #[test]
 fn a_printed_plan_names_what_is_away() {
     let (plan, model, nodes) = spread();
-    let text = crate::table::render_table(&adopt(&plan, &model, &nodes, &[]).unwrap());
+    let text = crate::table::render_table(&adopt(&plan, &of(&model, &nodes)).unwrap());
     for line in [
         "experts of layers 2-3, groups 0, 1, 2: on b-box",
         "head blocks 15: on d-box",
