@@ -380,13 +380,19 @@ fn search<'a>(
     }
 }
 
+fn shared_files(never: bool) -> SharedFiles {
+    if never {
+        SharedFiles::Never
+    } else {
+        SharedFiles::Try
+    }
+}
+
 async fn join(flags: Join) -> Outcome {
     let merged: Merged = layered(&flags, flags.config.as_deref(), &KNOWN)?;
     let said: Merged = layered(&flags, None, &KNOWN)?;
-    let dir = merged
-        .data_dir
-        .clone()
-        .unwrap_or_else(|| default_data_dir("node"));
+    let dir = merged.data_dir.clone();
+    let dir = dir.unwrap_or_else(|| default_data_dir("node"));
     let right = entry::read_right(flags.invite.as_deref(), flags.ask)?;
     let search = search(merged.coordinator.as_deref(), merged.discovery.as_deref())?;
     let below = terms::words(&merged)?;
@@ -398,11 +404,8 @@ async fn join(flags: Join) -> Outcome {
     let given = said.over(kept.clone());
     let wanted = given.clone().over(below.clone());
     let memory_bytes = memory(wanted.memory_bytes)?;
-    let exec = exec(
-        wanted.threads,
-        &cores,
-        merged.kernels.as_deref().unwrap_or("auto"),
-    )?;
+    let kernels = merged.kernels.as_deref().unwrap_or("auto");
+    let exec = exec(wanted.threads, &cores, kernels)?;
     let local = Listener::bind(&dir).await?;
     let store = Arc::new(shelf::store(&dir, merged.store_limit.as_deref())?);
     if given != kept {
@@ -426,11 +429,7 @@ async fn join(flags: Join) -> Outcome {
     let may_seek = merged.discovery.as_deref() != Some("off");
     let seeker = Seeker::new(may_seek && !entry::is_on_this_machine(&home.addresses));
     let (told_in, told) = mpsc::channel(TOLD_MAX);
-    let files = if merged.no_shared_files {
-        SharedFiles::Never
-    } else {
-        SharedFiles::Try
-    };
+    let files = shared_files(merged.no_shared_files);
     let (shelf, desk) = shelf::shelf(files, store, &sockets.endpoint, &told_in);
     let mut hello = hello(name, &exec, memory_bytes, facts);
     owner.duty().reason().clone_into(&mut hello.paused);

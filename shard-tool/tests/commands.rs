@@ -224,7 +224,8 @@ fn flags_reach_the_plan() {
     assert_eq!(flags.kv, plan::KvType::F32);
     assert_eq!(with(&["--mode", "layers"]).stages.len(), 2);
     let experts = with(&["--mode", "experts", "--link", "a,b=10Gbit/50us"]);
-    assert!(experts.left_out.is_empty() && experts.stages.len() + experts.experts.len() > 1);
+    let parts = experts.stages.len() + experts.experts.len() + experts.head_blocks.len();
+    assert!(experts.left_out.is_empty() && parts > 1, "{experts:?}");
     assert_eq!(experts.links.len(), 2, "both ways: {:?}", experts.links);
     let near = with(&["--mode", "layers", "--link", "a,b=1Gbit/0.1ms"]).prediction;
     let far = with(&["--mode", "layers", "--link", "a,b=1Gbit/20ms"]).prediction;

@@ -243,13 +243,16 @@ async fn a_refused_request_fails_with_the_services_reason() {
 
 #[tokio::test]
 async fn the_environment_gives_settings_and_unknown_ones_warn() {
-    let envs = [("HEARTH_PLAN", "experts"), ("HEARTH_PLAM", "layers")];
+    let envs = [
+        ("HEARTH_PLAN", "no-such-plan.json"),
+        ("HEARTH_PLAM", "layers"),
+    ];
     let model = fixtures::gguf("qwen3_moe");
     let arguments = ["serve", "--model", model.to_str().unwrap()];
     let ended = run_with(&programs::coordinator(), &arguments, &envs).await;
     assert_eq!(ended.code, Some(2), "{ended:?}");
     assert!(
-        ended.err.contains("not built yet") && ended.err.contains("HEARTH_PLAM"),
+        ended.err.contains("no-such-plan.json") && ended.err.contains("HEARTH_PLAM"),
         "{ended:?}"
     );
 }
