@@ -302,7 +302,7 @@ impl Store {
         .await
     }
 
-    /// Keys that were members and are none any more, the latest first, at most [`REMOVED_MAX`].
+    /// Keys that were members and are none any more, the latest first, at most `REMOVED_MAX`.
     ///
     /// # Errors
     /// When the file cannot be used.

@@ -1,6 +1,6 @@
 //! The node as a service of this system: which file, what stands in it, which commands switch it on and off.
 //!
-//! Pure but for [`home`]: writing files and running commands is the command line's. Only systemd is tried by us; launchd
+//! Pure but for [`folders`]: writing files and running commands is the command line's. Only systemd is tried by us; launchd
 //! and the Windows task scheduler follow their documentation and stand here unverified.
 
 use std::path::{Path, PathBuf};

@@ -7,7 +7,7 @@
 //!   doing its multiply-adds. Bytes read are the trunk, the used experts only, the state twice (read and written), the
 //!   attention cache of [`DECODE_POSITIONS`] positions, and on the last stage the head. Between stages goes one row; the
 //!   token goes from the last stage to the coordinator and from there to the first.
-//! - **A layer with expert groups elsewhere** takes its trunk's time and then that of the slowest holder: [`exchange`]. The
+//! - **A layer with expert groups elsewhere** takes its trunk's time and then that of the slowest holder: `exchange`. The
 //!   rows go out in the format that the experts consume, to all holders at once; one partial sum comes back for each
 //!   aligned run of groups. The **head** takes as long as its slowest holder; logits come back in 32 bits.
 //! - **A hop** takes half the round trip, its bytes at the link's speed, and [`HOP_SOFTWARE_S`]; an exchange the round trip,

@@ -1,7 +1,7 @@
 //! The thread that moves frames: reads what machines send, and gives out what is due, when it is due.
 //!
 //! Async timers are a millisecond coarse and `poll` wakes late by the timer slack of 50 µs; a gigabit wire has a round trip
-//! of 250 µs. So the thread sets its slack to a nanosecond and, as root, its priority to the highest, sleeps until [`SPIN`] before the next frame is due, and looks
+//! of 250 µs. So the thread sets its slack to a nanosecond and, as root, its priority to the highest, sleeps until `SPIN` before the next frame is due, and looks
 //! without sleeping from there on. It takes a core while frames fly, and none while none do.
 
 use std::io::{Read, Write};
