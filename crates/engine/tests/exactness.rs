@@ -22,15 +22,9 @@ const PROMPT: [u32; 23] = [
     7, 100, 3, 250, 9, 31, 77, 12, 12, 12, 200, 41, 5, 6, 300, 2, 88, 90, 11, 64, 65, 66, 300,
 ];
 
-/// Logits after the prompt and after each of 12 decoded tokens, with the ids.
+/// See [`Chain::trace`].
 fn trace(chain: &mut Chain, pieces: &[u32]) -> (Vec<u32>, Vec<u32>) {
-    let mut seq = Seq::new(2, &PROMPT);
-    let (logits, mut ids) = chain.generate(&mut seq, pieces, 12);
-    let mut all = bits(&logits);
-    let last = chain.step(&mut [Want::rows(&mut seq, 1)]);
-    all.extend(bits(&chain.logits()));
-    ids.push(last[0].token);
-    (all, ids)
+    chain.trace(&PROMPT, pieces, 12)
 }
 
 fn models() -> Vec<(&'static str, Arc<Checkpoint>, KvType)> {

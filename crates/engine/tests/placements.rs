@@ -20,7 +20,7 @@ use model::{Checkpoint, FfnKind};
 use proto::facts::expert_groups;
 use proto::step::{Logits, Open, Sampling, Segment, Step, StepClass};
 use proto::{Epoch, SequenceId, StepId};
-use rig::{Chain, Seq, Want, bits, exec};
+use rig::{Chain, exec};
 
 const PROMPT: [u32; 19] = [
     7, 100, 3, 250, 9, 31, 77, 12, 12, 200, 41, 5, 6, 300, 2, 88, 90, 11, 64,
@@ -39,15 +39,9 @@ impl Dice {
     }
 }
 
-/// Logits after the prompt and after each of some decoded tokens, with the ids.
+/// See [`Chain::trace`].
 fn trace(chain: &mut Chain, pieces: &[u32]) -> (Vec<u32>, Vec<u32>) {
-    let mut seq = Seq::new(2, &PROMPT);
-    let (logits, mut ids) = chain.generate(&mut seq, pieces, 5);
-    let mut all = bits(&logits);
-    let last = chain.step(&mut [Want::rows(&mut seq, 1)]);
-    all.extend(bits(&chain.logits()));
-    ids.push(last[0].token);
-    (all, ids)
+    chain.trace(&PROMPT, pieces, 5)
 }
 
 fn models() -> Vec<(&'static str, Arc<Checkpoint>, KvType)> {

@@ -326,6 +326,17 @@ impl Chain {
         }
         (logits, ids)
     }
+
+    /// The bits of the logits after `prompt`, prefilled in these pieces, and after `count` tokens more; with all ids.
+    pub fn trace(&mut self, prompt: &[u32], pieces: &[u32], count: usize) -> (Vec<u32>, Vec<u32>) {
+        let mut seq = Seq::new(2, prompt);
+        let (logits, mut ids) = self.generate(&mut seq, pieces, count);
+        let mut all = bits(&logits);
+        let last = self.step(&mut [Want::rows(&mut seq, 1)]);
+        all.extend(bits(&self.logits()));
+        ids.push(last[0].token);
+        (all, ids)
+    }
 }
 
 pub fn bits(values: &[f32]) -> Vec<u32> {
