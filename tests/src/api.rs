@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::fixtures::Golden;
 use crate::process::DEADLINE;
 
 /// How often a state is looked at that nobody announces.
@@ -115,6 +116,23 @@ impl Api {
         if body.get("model").is_none() {
             body["model"] = json!(self.model);
         }
+    }
+
+    /// As [`Api::greedy`] of every recorded prompt, all at once, so that their sequences interleave.
+    pub async fn greedy_all(&self, goldens: &[Golden], logprobs: usize) -> Vec<Tokens> {
+        let asks = goldens.iter().map(|golden| {
+            let (api, golden) = (self.clone(), golden.clone());
+            tokio::spawn(async move {
+                api.greedy(&golden.prompt, golden.greedy.len(), logprobs)
+                    .await
+            })
+        });
+        let asks: Vec<_> = asks.collect();
+        let mut answers = Vec::new();
+        for ask in asks {
+            answers.push(ask.await.expect("an answer"));
+        }
+        answers
     }
 
     /// Greedy ids and the bits of `logprobs` log-probabilities per token.

@@ -4,29 +4,12 @@ use std::path::Path;
 
 use tests::api::Tokens;
 use tests::fixtures::{self, Golden};
-use tests::{Api, Wanted, plans};
+use tests::{Wanted, plans};
 
 /// Layers of the family that is cut everywhere.
 const LAYERS: u32 = 8;
 /// Its vocabulary: every log-probability is compared.
 const VOCABULARY: usize = 576;
-
-/// All prompts at once, so that their sequences interleave.
-async fn answers(api: &Api, goldens: &[Golden]) -> Vec<Tokens> {
-    let asks = goldens.iter().map(|golden| {
-        let (api, golden) = (api.clone(), golden.clone());
-        tokio::spawn(async move {
-            api.greedy(&golden.prompt, golden.greedy.len(), VOCABULARY)
-                .await
-        })
-    });
-    let asks: Vec<_> = asks.collect();
-    let mut answers = Vec::new();
-    for ask in asks {
-        answers.push(ask.await.unwrap());
-    }
-    answers
-}
 
 async fn split(model: &Path, cuts: &[u32], goldens: &[Golden]) -> Vec<Tokens> {
     let id = match model.is_dir() {
@@ -52,7 +35,7 @@ async fn split(model: &Path, cuts: &[u32], goldens: &[Golden]) -> Vec<Tokens> {
         .map(u64::from)
         .collect();
     assert_eq!(ends, wanted, "the given plan runs");
-    answers(&cluster.api(), goldens).await
+    cluster.api().greedy_all(goldens, VOCABULARY).await
 }
 
 async fn every_cut(model: &Path, parts: usize) {
@@ -107,7 +90,8 @@ async fn recorded(family: &str) {
             .serve(&["--plan", "layers"])
             .ready()
             .await;
-        for (answer, golden) in answers(&cluster.api(), &goldens).await.iter().zip(&goldens) {
+        let answers = cluster.api().greedy_all(&goldens, VOCABULARY).await;
+        for (answer, golden) in answers.iter().zip(&goldens) {
             assert_eq!(
                 answer.ids,
                 golden.greedy,

@@ -3,30 +3,12 @@
 use std::path::Path;
 
 use serde_json::json;
-use tests::api::Tokens;
 use tests::fixtures::{self, Golden};
 use tests::plans::{self, Dice};
-use tests::{Api, Cluster, Wanted};
+use tests::{Cluster, Wanted};
 
 /// Log-probabilities that are compared with each token: all of the tiny vocabularies, the head of the larger one.
 const LOGPROBS: usize = 576;
-
-/// All prompts at once, so that their sequences interleave.
-async fn answers(api: &Api, goldens: &[Golden]) -> Vec<Tokens> {
-    let asks = goldens.iter().map(|golden| {
-        let (api, golden) = (api.clone(), golden.clone());
-        tokio::spawn(async move {
-            api.greedy(&golden.prompt, golden.greedy.len(), LOGPROBS)
-                .await
-        })
-    });
-    let asks: Vec<_> = asks.collect();
-    let mut answers = Vec::new();
-    for ask in asks {
-        answers.push(ask.await.unwrap());
-    }
-    answers
-}
 
 async fn planned(model: &Path, nodes: usize, plan: serde_json::Value) -> Cluster {
     Wanted::model(model).nodes(nodes).plan(plan).ready().await
@@ -36,7 +18,7 @@ async fn planned(model: &Path, nodes: usize, plan: serde_json::Value) -> Cluster
 async fn placements(model: &Path, goldens: &[Golden], (rounds, seed): (usize, u64)) {
     let mut dice = Dice(seed);
     let alone = planned(model, 1, plans::spread(model, 1, &mut dice)).await;
-    let whole = answers(&alone.api(), goldens).await;
+    let whole = alone.api().greedy_all(goldens, LOGPROBS).await;
     for (answer, golden) in whole.iter().zip(goldens) {
         assert_eq!(answer.ids, golden.greedy, "{}", golden.name);
     }
@@ -45,7 +27,7 @@ async fn placements(model: &Path, goldens: &[Golden], (rounds, seed): (usize, u6
         let nodes = 2 + round % 3;
         let plan = plans::spread(model, u32::try_from(nodes).unwrap(), &mut dice);
         let cluster = planned(model, nodes, plan.clone()).await;
-        let spread = answers(&cluster.api(), goldens).await;
+        let spread = cluster.api().greedy_all(goldens, LOGPROBS).await;
         assert!(
             spread == whole,
             "bits differ with seed {seed}, round {round}: {plan}"
@@ -69,7 +51,8 @@ async fn a_plan_for_experts_uses_every_node_and_gives_the_recorded_ids() {
     used.sort_unstable();
     used.dedup();
     assert_eq!(used.len(), 3, "{shown}");
-    for (answer, golden) in answers(&cluster.api(), &goldens).await.iter().zip(&goldens) {
+    let answers = cluster.api().greedy_all(&goldens, LOGPROBS).await;
+    for (answer, golden) in answers.iter().zip(&goldens) {
         assert_eq!(answer.ids, golden.greedy, "{}", golden.name);
     }
 }
@@ -103,7 +86,8 @@ async fn nodes_that_own_each_others_groups_do_not_wait_in_a_circle() {
     ]);
     plan["head_blocks"] = json!([{"node": "n0", "blocks": [0, 5, 6]}]);
     let cluster = planned(&model, 2, plan).await;
-    for (answer, golden) in answers(&cluster.api(), &goldens).await.iter().zip(&goldens) {
+    let answers = cluster.api().greedy_all(&goldens, LOGPROBS).await;
+    for (answer, golden) in answers.iter().zip(&goldens) {
         assert_eq!(answer.ids, golden.greedy, "{}", golden.name);
     }
     let shown = cluster.told(&["nodes"]).await;
@@ -121,7 +105,7 @@ async fn a_lost_owner_ends_its_answers_clearly_and_may_come_back() {
     let goldens = fixtures::goldens("qwen3_5_moe");
     let mut cluster = planned(&model, 2, plans::lent(&model, 1)).await;
     let api = cluster.api();
-    let before = answers(&api, &goldens).await;
+    let before = api.greedy_all(&goldens, LOGPROBS).await;
     let request = json!({
         "prompt": goldens[0].prompt, "max_tokens": 400, "temperature": 0, "ignore_eos": true,
     });
@@ -136,7 +120,7 @@ async fn a_lost_owner_ends_its_answers_clearly_and_may_come_back() {
     cluster.restart(1);
     api.ready().await;
     assert!(
-        answers(&api, &goldens).await == before,
+        api.greedy_all(&goldens, LOGPROBS).await == before,
         "the same after the loss"
     );
 }
