@@ -55,10 +55,13 @@ pub(crate) fn q4k_quants(block: &[u8]) -> [u8; SUPER] {
 pub(crate) fn q5k_quants(block: &[u8]) -> [u8; SUPER] {
     let high = &block[16..48];
     let mut out = [0; SUPER];
-    for (j, qs) in block[48..].chunks_exact(32).enumerate() {
-        for (i, q) in qs.iter().enumerate() {
-            out[64 * j + i] = (q & 15) | ((high[i] >> (2 * j)) & 1) << 4;
-            out[64 * j + 32 + i] = (q >> 4) | ((high[i] >> (2 * j + 1)) & 1) << 4;
+    let chunks = out.chunks_exact_mut(64).zip(block[48..].chunks_exact(32));
+    for (j, (chunk, qs)) in chunks.enumerate() {
+        let (evens, odds) = chunk.split_at_mut(32);
+        for (((even, odd), q), high) in evens.iter_mut().zip(odds).zip(qs).zip(high) {
+            let high = high >> (2 * j);
+            *even = (q & 15) | (high & 1) << 4;
+            *odd = (q >> 4) | (high & 2) << 3;
         }
     }
     out
