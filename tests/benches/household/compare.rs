@@ -3,12 +3,15 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use plan::{LinkFacts, NodeFacts, Plan, PlanMode, PlanRequest, Prediction};
+use proto::NodeId;
 use serde_json::{Value, json};
 use tests::lan::{Link, Rig};
 use tests::plans;
 
 use crate::home::{Household, Set, together};
 use crate::median;
+use crate::speeds::Speeds;
 
 /// Tokens of the prompt before an answer whose speed is measured.
 const LEAD: u64 = 16;
@@ -40,7 +43,8 @@ struct Side {
     household: Household,
     /// Keeps its files.
     _dir: tempfile::TempDir,
-    predicted: Value,
+    plan: Plan,
+    links: Vec<LinkFacts>,
     one: Vec<f64>,
     two: Vec<f64>,
     prompt: Vec<f64>,
@@ -57,22 +61,22 @@ impl Side {
             Err(mode) => mode,
         };
         let nodes = if name == "alone" { "1" } else { "2" };
-        let mut set = set.clone().with("plan", &plan).with("nodes", nodes);
-        for (key, value) in [("threads", "1"), ("core", "0"), ("chats", "2")] {
-            set.or(key, value);
-        }
+        let set = set.clone().with("plan", &plan).with("nodes", nodes);
         let household = Household::start(model, dir.path(), &set, rig).await;
         household.ready().await;
         household.complete(0, LEAD, 4).await;
         let shown = household.told("plan").await;
-        if shown["stages"].as_array().is_some() && !name.starts_with("alone") {
-            println!("{name}: {}", outline(&shown));
+        println!("{name}: {}", outline(&shown));
+        let mut links = household.told("nodes").await["links"].take();
+        for link in links.as_array_mut().into_iter().flatten() {
+            link.as_object_mut().expect("a link").remove("age_s");
         }
         Self {
             name: name.to_owned(),
             household,
             _dir: dir,
-            predicted: shown["prediction"].clone(),
+            plan: serde_json::from_value(shown).expect("a plan"),
+            links: serde_json::from_value(links).expect("links"),
             one: Vec::new(),
             two: Vec::new(),
             prompt: Vec::new(),
@@ -141,30 +145,76 @@ fn outline(plan: &Value) -> String {
         .join("; ")
 }
 
-fn show(side: &Side, what: &str, values: &[f64], first: &[f64], predicted: Option<f64>) {
+/// What the planner predicts for the plan of a side from the speeds that its nodes had during the rounds.
+fn predicted(model: &Path, side: &Side, speeds: &[Speeds]) -> Prediction {
+    let plan = &side.plan;
+    let named = plan.stages.iter().map(|part| (&part.node, &part.name));
+    let named = named.chain(plan.experts.iter().map(|part| (&part.node, &part.name)));
+    let named = named.chain(plan.head_blocks.iter().map(|part| (&part.node, &part.name)));
+    let mut nodes: Vec<NodeFacts> = Vec::new();
+    for (id, name) in named {
+        if nodes.iter().all(|node| node.id != *id) {
+            let at = name
+                .trim_start_matches('n')
+                .parse::<usize>()
+                .expect("n0, n1");
+            nodes.push(speeds[at].facts(id, name));
+        }
+    }
+    let mut ends = side.links.iter().flat_map(|link| [&link.from, &link.to]);
+    let coordinator: Option<NodeId> = ends
+        .find(|end| nodes.iter().all(|node| node.id != **end))
+        .cloned();
+    let request = PlanRequest {
+        model: model::Checkpoint::open(model).expect("a model").facts(),
+        nodes,
+        links: side.links.clone(),
+        context: Some(plan.context),
+        sequences: plan.slots,
+        kv: Some(plan.kv),
+        mode: PlanMode::Auto,
+        exchange: true,
+        coordinator,
+    };
+    plan::speed::predict(plan, &request)
+}
+
+/// Prints a row; gives the error of the prediction as a share of what was measured.
+fn show(
+    (name, what): (&str, &str),
+    values: &[f64],
+    first: &[f64],
+    predicted: Option<f64>,
+) -> Option<f64> {
     let mut values = values.to_vec();
     if values.is_empty() {
-        return;
+        return None;
     }
     let mut ratios: Vec<f64> = values.iter().zip(first).map(|(v, f)| v / f).collect();
     let (middle, ratio) = (median(&mut values), median(&mut ratios));
-    let predicted = predicted.map_or(String::new(), |p| {
-        format!(", {p:.2} predicted ({:+.0} %)", 100.0 * (p / middle - 1.0))
-    });
+    let error = predicted.map(|predicted| predicted / middle - 1.0);
+    let predicted = predicted
+        .zip(error)
+        .map(|(predicted, error)| format!(", {predicted:.2} predicted ({:+.0} %)", 100.0 * error));
     println!(
-        "{}, {what}: {middle:.2} tokens/s ({:.2} to {:.2}), {ratio:.2} x ({:.2} to {:.2}){predicted}",
-        side.name,
+        "{name}, {what}: {middle:.2} tokens/s ({:.2} to {:.2}), {ratio:.2} x ({:.2} to {:.2}){}",
         values[0],
         values[values.len() - 1],
         ratios[0],
         ratios[ratios.len() - 1],
+        predicted.unwrap_or_default()
     );
+    error
 }
 
 /// Measures placements beside the first of them, round by round.
 pub async fn compare(model: &Path, names: &str, set: &Set) {
     let (rounds, tokens) = (set.number("rounds", 5), set.number("tokens", 24));
     let prompt = set.number("prompt", 0);
+    let mut set = set.clone();
+    for (key, value) in [("threads", "1"), ("core", "0"), ("chats", "2")] {
+        set.or(key, value);
+    }
     let mut sides = Vec::new();
     let mut rigs = Vec::new();
     for name in names.split(',') {
@@ -172,33 +222,35 @@ pub async fn compare(model: &Path, names: &str, set: &Set) {
             let link: Link = link.parse().expect("a link");
             Arc::new(Rig::new(&[link, link], 7).expect("an emulated LAN"))
         });
-        sides.push(Side::start(model, name, set, rig.as_ref()).await);
+        sides.push(Side::start(model, name, &set, rig.as_ref()).await);
         rigs.extend(rig);
     }
+    let mut speeds = [Speeds::new(0, &set), Speeds::new(1, &set)];
     for round in 1..=rounds {
+        for speed in &mut speeds {
+            speed.measure().await;
+        }
         for side in &mut sides {
             side.round(round * 64, (tokens, prompt)).await;
         }
     }
+    let mut errors = Vec::new();
+    let first = &sides[0];
     for side in &sides {
-        let first = &sides[0];
-        let number = |name: &str| side.predicted[name].as_f64();
-        show(
-            side,
-            "one chat",
-            &side.one,
-            &first.one,
-            number("decode_tokens_per_s"),
-        );
+        let predicted = predicted(model, side, &speeds);
+        let name = side.name.as_str();
+        let decode = Some(predicted.decode_tokens_per_s);
+        errors.extend(show((name, "one chat"), &side.one, &first.one, decode));
         // The ratio that matters is to one chat of the first.
-        show(side, "two chats", &side.two, &first.one, None);
-        let prompts = number("prefill_s_per_1k_tokens").map(|s| 1000.0 / s);
-        show(
-            side,
-            &format!("prompt of {prompt}"),
-            &side.prompt,
-            &first.prompt,
-            prompts,
-        );
+        show((name, "two chats"), &side.two, &first.one, None);
+        let prefill = Some(1000.0 / predicted.prefill_s_per_1k_tokens);
+        let what = format!("prompt of {prompt}");
+        show((name, &what), &side.prompt, &first.prompt, prefill);
     }
+    let mut sizes: Vec<f64> = errors.iter().map(|error| 100.0 * error.abs()).collect();
+    println!(
+        "errors of the predicted decode speeds: median {:.0} %, largest {:.0} %",
+        median(&mut sizes),
+        sizes[sizes.len() - 1]
+    );
 }

@@ -48,7 +48,7 @@ impl Set {
     }
 
     /// What the node with number `at` is given of `a,b,…`; the last stands for all that follow.
-    fn each(&self, name: &str, at: usize, or: &str) -> String {
+    pub fn each(&self, name: &str, at: usize, or: &str) -> String {
         let all = self.of(name, or);
         let mut values = all.split(',');
         let value = values.clone().nth(at).or_else(|| values.next_back());
@@ -162,12 +162,8 @@ impl Household {
             let url = invite["url"].as_str().expect("url");
             let arguments = join(url, at, &dir.join(&name), set);
             let mut node = on(at, &programs::node());
-            let percent = set.each("share", at, "100").parse().expect("share=N,…");
-            if percent < 100 {
-                let share = Share::new(
-                    &format!("{}-{at}", coordinator.id().expect("it runs")),
-                    percent,
-                );
+            let of = coordinator.id().expect("it runs");
+            if let Some(share) = Share::of(set, at, &of.to_string()) {
                 node = share.command(&node);
                 shares.push(share);
             }

@@ -3,7 +3,8 @@
 //! `cargo bench --profile release -p tests --bench household -- [MODEL] [nodes=N] [memory=9GiB] [threads=N] [prompt=N] [tokens=N] [rounds=N] [chats=N] [plan=layers] [link=NAME]`
 //!
 //! With `compare=alone,cut5,lent7` it measures these placements round by round, with one chat, with two, and with a prompt
-//! of `prompt=N` tokens, beside what the planner predicts, and prints ratios to the first of them: `alone` is one node,
+//! of `prompt=N` tokens, beside what the planner predicts from speeds that are measured in every round, and prints ratios
+//! to the first of them: `alone` is one node,
 //! `cutN` puts the first N layers on one node and the others with the head on another, `lentN` all layers on one node,
 //! which keeps N expert groups of each and half of the head, and lends the rest to the other; `layers`, `experts` and
 //! `auto` are what the planner makes of two nodes. Each node has one core of its own (`core=N` is the first).
@@ -33,6 +34,7 @@ use tests::process::Process;
 mod compare;
 mod home;
 mod share;
+mod speeds;
 
 use home::{Household, Set, together};
 

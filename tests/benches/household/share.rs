@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::home::Set;
+
 const GROUPS: &str = "/sys/fs/cgroup/cpu";
 /// Short, so that a pause is not longer than a layer.
 const PERIOD_US: u32 = 5_000;
@@ -12,8 +14,16 @@ const PERIOD_US: u32 = 5_000;
 pub struct Share(PathBuf);
 
 impl Share {
+    /// The share of the node with number `at`, if it has not all of its processor.
+    pub fn of(set: &Set, at: usize, name: &str) -> Option<Self> {
+        let percent = set.each("share", at, "100");
+        let percent = percent.parse().expect("share=N,…");
+        let name = format!("{}-{name}-{at}", std::process::id());
+        (percent < 100).then(|| Self::new(&name, percent))
+    }
+
     /// Needs the cpu controller of cgroups version 1 and root.
-    pub fn new(name: &str, percent: u32) -> Self {
+    fn new(name: &str, percent: u32) -> Self {
         let folder = Path::new(GROUPS).join(format!("hearth-bench-{name}"));
         let write = |file: &str, value: u32| {
             let path = folder.join(file);

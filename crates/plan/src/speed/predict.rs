@@ -4,7 +4,7 @@ use proto::GroupSet;
 use proto::facts::{LayerFacts, group_experts};
 
 use super::{
-    DECODE_POSITIONS, Holder, Links, PREFILL_TOKENS, chunk_rows, expected_s, touched,
+    DECODE_POSITIONS, Holder, Links, PREFILL_TOKENS, UNPACK_ROWS, chunk_rows, expected_s, touched,
     trunk_read_bytes, work_s,
 };
 use crate::memory::{head_row_bytes, head_rows};
@@ -178,14 +178,15 @@ impl Parts<'_> {
         let (mut read, mut macs, mut experts_s) = (0.0, 0.0, 0.0);
         for (at, layer) in self.layers(part) {
             read += layer.trunk_bytes as f64;
-            macs += rows * layer.trunk_macs as f64;
+            macs += (rows + UNPACK_ROWS) * layer.trunk_macs as f64;
             let held = self.holders(at);
             let together = held.iter().all(|(node, ..)| node == stage);
             let mut slowest = 0.0f64;
             for (node, set, experts) in held {
                 let share = f64::from(experts) / f64::from(model.experts.max(1));
-                let bytes = touched(model, f64::from(experts), rows) * layer.expert_bytes as f64;
-                let pairs = rows * f64::from(model.experts_used) * share;
+                let used = touched(model, f64::from(experts), rows);
+                let bytes = used * layer.expert_bytes as f64;
+                let pairs = rows * f64::from(model.experts_used) * share + used * UNPACK_ROWS;
                 let pairs_macs = pairs * layer.expert_macs as f64;
                 if together {
                     read += bytes;
