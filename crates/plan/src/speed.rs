@@ -48,6 +48,11 @@ const PREFILL_TOKENS: f64 = 1000.0;
 /// Share of a token's time that goes into the products whose speed nodes measure; the rest are the delta rule, attention,
 /// routing, norms and sampling. From the profile of decode on the 8-layer cut of Qwen3.5-35B-A3B, one thread.
 const PRODUCTS_SHARE: f64 = 0.82;
+/// Bytes of a weight in Q4_K, the type with which nodes measure themselves.
+const Q4_K_BYTES: f64 = 144.0 / 256.0;
+/// A node that does one row at this share of its speed with many rows is limited by its arithmetic whatever it reads;
+/// portable kernels are.
+const ARITHMETIC_SHARE: f64 = 0.7;
 /// Rows whose time it takes to bring a weight into the form that rows of a chunk are multiplied with, once a chunk. From
 /// the profile of a prompt of 512 tokens (16 rows an expert): unpacking takes some 0.6 of the experts' products.
 const UNPACK_ROWS: f64 = 10.0;
@@ -61,8 +66,13 @@ pub(crate) fn trunk_read_bytes(model: &ModelFacts, layer: &LayerFacts, kv: KvTyp
 
 /// Seconds that a node takes for so many bytes and multiply-adds.
 pub(crate) fn work_s(node: &NodeFacts, read_bytes: f64, macs: f64) -> f64 {
+    let macs_s = macs / node.macs_per_s;
+    // Weights of one row a second, were the node's memory without end; it measures with Q4_K.
+    if node.read_bytes_per_s / Q4_K_BYTES > ARITHMETIC_SHARE * node.macs_per_s {
+        return macs_s;
+    }
     let read_s = read_bytes / (node.read_bytes_per_s * PRODUCTS_SHARE);
-    read_s.max(macs / node.macs_per_s)
+    read_s.max(macs_s)
 }
 
 /// Of `held` experts those that a chunk of `rows` rows is expected to use at least once.

@@ -84,14 +84,15 @@ impl Side {
     }
 
     async fn round(&mut self, salt: u64, (tokens, prompt): (u64, u64)) {
-        let answers = self.household.chats(salt, (1, LEAD, tokens)).await;
-        self.one.push(together(&answers));
-        let answers = self.household.chats(salt + 1, (2, LEAD, tokens)).await;
-        self.two.push(together(&answers));
+        // First, because it also brings back what the system took from a household that waited.
         if prompt > 0 {
             let answer = self.household.complete(salt + 3, prompt, 1).await;
             self.prompt.push(prompt as f64 / answer.first_s());
         }
+        let answers = self.household.chats(salt, (1, LEAD, tokens)).await;
+        self.one.push(together(&answers));
+        let answers = self.household.chats(salt + 1, (2, LEAD, tokens)).await;
+        self.two.push(together(&answers));
     }
 }
 
@@ -243,7 +244,8 @@ pub async fn compare(model: &Path, names: &str, set: &Set) {
         errors.extend(show((name, "one chat"), &side.one, &first.one, decode));
         // The ratio that matters is to one chat of the first.
         show((name, "two chats"), &side.two, &first.one, None);
-        let prefill = Some(1000.0 / predicted.prefill_s_per_1k_tokens);
+        // Predicted are prompts of a thousand tokens.
+        let prefill = (prompt == 1000).then(|| 1000.0 / predicted.prefill_s_per_1k_tokens);
         let what = format!("prompt of {prompt}");
         show((name, &what), &side.prompt, &first.prompt, prefill);
     }

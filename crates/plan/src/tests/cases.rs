@@ -29,7 +29,7 @@ fn one_machine_that_holds_the_model_is_used_alone_and_says_so() {
 #[test]
 fn layers_uses_every_node_and_admits_that_one_would_be_faster() {
     let nodes = vec![node("a", 64 * GIB, 20.0), node("b", 64 * GIB, 20.0)];
-    let plan = plan(&request(moe(8), nodes, PlanMode::Layers)).unwrap();
+    let plan = plan(&request(moe(16), nodes, PlanMode::Layers)).unwrap();
     assert_eq!(plan.stages.len(), 2);
     assert!(plan.left_out.is_empty());
     assert!(
