@@ -41,7 +41,7 @@ use desk::Desk;
 use facts::Fixed;
 use library::Library;
 use planning::Wish;
-use state::{Household, ModelPlace, Rules};
+use state::{Anew, Household, ModelPlace, Rules};
 
 /// The coordinator's key in the data directory.
 pub const KEY_FILE: &str = "coordinator.key";
@@ -84,6 +84,7 @@ pub async fn start(
     let endpoint = sockets.endpoint.clone();
     let rules = Rules {
         expect: settings.expect,
+        anew: Anew::from(&settings.plan),
         timing: settings.timing,
         coordinator: endpoint.node_id().clone(),
         household: household.clone(),

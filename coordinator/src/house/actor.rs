@@ -30,7 +30,7 @@ use super::planning::Wish;
 use super::post::{Post, Unsent};
 use super::serving::{Effect, Serving};
 use super::settings::HouseTiming;
-use super::state::{Act, Event, Household, Newcomer, PlanFailure};
+use super::state::{Act, Event, Household, Newcomer, PlanFailure, Trial};
 use super::survey::Survey;
 use crate::gateway::{Command, GatewayHousehold, Phase};
 use surveying::WantedPlan;
@@ -71,6 +71,10 @@ enum Done {
     Planned {
         ticket: u64,
         result: Result<(Plan, Epoch), PlanFailure>,
+    },
+    Tried {
+        ticket: u64,
+        result: Result<Trial, String>,
     },
     Catalogued(Result<[u8; 32], String>),
     Probed {
@@ -116,6 +120,8 @@ pub(super) struct Actor {
     /// What of the household was published last.
     published: Option<u64>,
     phase: Phase,
+    /// Whether the household was told last that something runs.
+    busy: bool,
     survey: Survey,
     /// A plan that waits for links to be measured.
     wanted: Option<WantedPlan>,
@@ -143,6 +149,7 @@ impl Actor {
             ends: None,
             published: None,
             phase: Phase::WaitingForNodes,
+            busy: false,
         }
     }
 
@@ -237,9 +244,7 @@ impl Actor {
                 self.act(now, act);
             } else if let Some(effect) = self.serving.poll_effect() {
                 self.effect(now, effect);
-            } else if self.parts.household.wants_idle() && self.serving.session().is_idle() {
-                self.parts.household.handle_input(now, Event::Idle);
-            } else {
+            } else if !self.tell_work(now) {
                 break;
             }
         }
@@ -248,6 +253,19 @@ impl Actor {
             self.published = Some(self.parts.household.revision());
             self.publish(now);
         }
+    }
+
+    /// Tells the household whether something runs, where that is news or waited for.
+    fn tell_work(&mut self, now: Duration) -> bool {
+        let busy = !self.serving.session().is_idle();
+        let waited_for = self.parts.household.wants_idle() && !busy;
+        if busy == self.busy && !waited_for {
+            return false;
+        }
+        self.busy = busy;
+        let event = if busy { Event::Busy } else { Event::Idle };
+        self.parts.household.handle_input(now, event);
+        true
     }
 
     fn publish(&mut self, now: Duration) {
@@ -280,7 +298,12 @@ impl Actor {
 
     fn act(&mut self, now: Duration, act: Act) {
         match act {
-            Act::Plan { ticket, nodes } => self.want_plan(now, ticket, nodes),
+            Act::Plan { ticket, nodes } => self.want_plan(now, ticket, nodes, None),
+            Act::Try {
+                ticket,
+                nodes,
+                running,
+            } => self.want_plan(now, ticket, nodes, Some(running)),
             Act::Send { link, message } => {
                 if let Err(error) = self.links.send(link, message) {
                     self.links.part(link);

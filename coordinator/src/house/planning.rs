@@ -4,12 +4,13 @@
 
 use std::sync::Arc;
 
+use plan::speed::predict;
 use plan::{KvType, LinkFacts, NodeFacts, Plan, PlanError, PlanMode, PlanRequest};
 use proto::facts::ModelFacts;
 use proto::{Epoch, NodeId};
 
 use super::settings::PlanChoice;
-use super::state::PlanFailure;
+use super::state::{PlanFailure, Trial};
 use crate::store::Store;
 
 /// The planner's inputs that do not change.
@@ -26,12 +27,30 @@ pub(super) struct Wish {
 impl Wish {
     /// A plan for these machines. May take a while: not for an async thread.
     pub fn plan(&self, nodes: Vec<NodeFacts>, links: Vec<LinkFacts>) -> Result<Plan, PlanError> {
+        self.answer(&self.request(nodes, links))
+    }
+
+    /// The same beside what a running plan reaches by these facts. Not for an async thread either.
+    pub fn trial(
+        &self,
+        running: &Plan,
+        nodes: Vec<NodeFacts>,
+        links: Vec<LinkFacts>,
+    ) -> Result<Trial, PlanError> {
+        let request = self.request(nodes, links);
+        Ok(Trial {
+            plan: self.answer(&request)?,
+            running_tokens_per_s: predict(running, &request).decode_tokens_per_s,
+        })
+    }
+
+    fn request(&self, nodes: Vec<NodeFacts>, links: Vec<LinkFacts>) -> PlanRequest {
         let mode = match &self.choice {
             PlanChoice::File(_) | PlanChoice::Auto => PlanMode::Auto,
             PlanChoice::Layers => PlanMode::Layers,
             PlanChoice::Experts => PlanMode::Experts,
         };
-        let request = PlanRequest {
+        PlanRequest {
             model: self.model.clone(),
             nodes,
             links,
@@ -42,10 +61,13 @@ impl Wish {
             // What an exchange costs was not compared with measurements yet, so it is planned only when asked for.
             exchange: mode == PlanMode::Experts,
             coordinator: Some(self.coordinator.clone()),
-        };
+        }
+    }
+
+    fn answer(&self, request: &PlanRequest) -> Result<Plan, PlanError> {
         match &self.choice {
-            PlanChoice::File(given) => plan::adopt(given, &request),
-            PlanChoice::Auto | PlanChoice::Layers | PlanChoice::Experts => plan::plan(&request),
+            PlanChoice::File(given) => plan::adopt(given, request),
+            PlanChoice::Auto | PlanChoice::Layers | PlanChoice::Experts => plan::plan(request),
         }
     }
 }
@@ -77,5 +99,58 @@ pub(super) async fn make_plan(
     match store.next_epoch().await {
         Ok(epoch) => Ok((plan, epoch)),
         Err(error) => Err(failure(0, error.to_string(), true)),
+    }
+}
+
+/// Makes a trial off the async threads.
+pub(super) async fn make_trial(
+    wish: Arc<Wish>,
+    running: Arc<Plan>,
+    nodes: Vec<NodeFacts>,
+    links: Vec<LinkFacts>,
+) -> Result<Trial, String> {
+    match tokio::task::spawn_blocking(move || wish.trial(&running, nodes, links)).await {
+        Ok(made) => made.map_err(|error| error.to_string()),
+        Err(error) => Err(format!(
+            "the planner broke off ({error}); please report this"
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn machine(name: &str, speed: f64) -> NodeFacts {
+        NodeFacts {
+            id: NodeId::new(name).unwrap(),
+            name: name.to_owned(),
+            memory_bytes: 1 << 30,
+            read_bytes_per_s: speed,
+            macs_per_s: speed,
+        }
+    }
+
+    #[test]
+    fn a_trial_measures_the_running_plan_by_the_same_facts() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/hearth-tiny.gguf");
+        let model = model::Checkpoint::open(std::path::Path::new(path)).unwrap();
+        let wish = Wish {
+            model: model.facts(),
+            choice: PlanChoice::Layers,
+            context: None,
+            kv: None,
+            sequences: 1,
+            coordinator: NodeId::new("house").unwrap(),
+        };
+        let running = wish.plan(vec![machine("a", 1e6)], Vec::new()).unwrap();
+        let now = vec![machine("a", 2e6), machine("b", 1e6)];
+        let trial = wish.trial(&running, now.clone(), Vec::new()).unwrap();
+        assert_eq!(trial.plan, wish.plan(now, Vec::new()).unwrap());
+        assert_eq!(trial.plan.stages.len(), 2);
+        let before = running.prediction.decode_tokens_per_s;
+        // A little is the way of the token, which is no faster now.
+        let times = trial.running_tokens_per_s / before;
+        assert!((1.9..=2.0).contains(&times), "{times}");
     }
 }

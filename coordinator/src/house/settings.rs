@@ -95,6 +95,11 @@ pub struct HouseTiming {
     pub survey: Duration,
     /// Links are measured anew after this long.
     pub survey_every: Duration,
+    /// A better plan is looked for once what the machines give has stayed the same for this long, and taken once
+    /// nothing was asked of the service for this long.
+    pub calm: Duration,
+    /// Shortest time between two changes to a better plan.
+    pub apart: Duration,
     /// Timing of connections.
     pub transport: transport::Timing,
 }
@@ -111,6 +116,8 @@ impl Default for HouseTiming {
             trouble: Duration::from_secs(2),
             survey: Duration::from_secs(2),
             survey_every: Duration::from_secs(900),
+            calm: Duration::from_secs(30),
+            apart: Duration::from_secs(60),
             transport: transport::Timing::default(),
         }
     }

@@ -4,8 +4,8 @@
 //! file, task or clock: events and the time go in, acts come out. It never sees a token.
 //!
 //! The one idea: an epoch is one plan on the machines that it names. It is given up whole when one of them goes;
-//! a machine that comes while an epoch stands changes nothing. So there is always at most one epoch, and what
-//! belongs to an older one is told by its number.
+//! a machine that comes while an epoch stands changes nothing until a trial plan has shown that it is worth a planned
+//! change (`trial`). So there is always at most one epoch, and what belongs to an older one is told by its number.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
@@ -23,13 +23,16 @@ mod membership;
 mod node;
 mod offer;
 mod report;
+mod trial;
 mod weights;
 
 pub(crate) use node::Node;
 pub(crate) use report::NodeState;
+pub(crate) use trial::{Anew, Trial};
 
 use super::settings::HouseTiming;
 use node::Load;
+use trial::{Because, Trials};
 use weights::Stock;
 
 /// Pauses of a machine that failed to load; after that it is out until it connects anew.
@@ -48,6 +51,7 @@ pub(crate) struct LinkId(pub u64);
 pub(crate) struct Rules {
     /// Machines that must be in before the first plan; `None` is one, after a pause.
     pub expect: Option<usize>,
+    pub anew: Anew,
     pub timing: HouseTiming,
     /// The coordinator's key.
     pub coordinator: NodeId,
@@ -86,10 +90,19 @@ pub(crate) enum Event {
         ticket: u64,
         result: Result<(Plan, Epoch), PlanFailure>,
     },
+    /// A trial was asked for and is made, or cannot be.
+    Tried {
+        ticket: u64,
+        result: Result<Trial, String>,
+    },
+    /// The link between two machines, the coordinator among them, is no more as the planner was told.
+    Relinked(NodeId, NodeId),
     /// The pipeline does not answer.
     Suspect { epoch: Epoch, text: String },
     /// The model's catalogue is there, or cannot be made.
     Catalogued(Result<[u8; 32], String>),
+    /// Something runs.
+    Busy,
     /// Nothing runs any more: a planned change can be made.
     Idle,
     /// The owner has removed a member.
@@ -123,6 +136,12 @@ pub(crate) struct PlanFailure {
 pub(crate) enum Act {
     /// Make a plan for these machines and take the next epoch; answer with [`Event::Planned`].
     Plan { ticket: u64, nodes: Vec<NodeFacts> },
+    /// Make a plan for these machines, take no epoch, and predict the running one anew; answer with [`Event::Tried`].
+    Try {
+        ticket: u64,
+        nodes: Vec<NodeFacts>,
+        running: Arc<Plan>,
+    },
     /// To a node.
     Send {
         link: LinkId,
@@ -184,7 +203,11 @@ enum Phase {
         doubt: Option<NodeId>,
     },
     /// The plan is being made.
-    Planning { ticket: u64 },
+    Planning {
+        ticket: u64,
+        /// What it was chosen for, where it takes the place of one that could have stayed.
+        because: Option<Because>,
+    },
     /// Machines load their slices.
     Loading {
         run: Run,
@@ -199,12 +222,14 @@ enum Phase {
     },
 }
 
-/// Machines of the running epoch that want to go, or to be planned for anew.
+/// A planned change: machines of the running epoch want to go, or to be planned for anew, or another plan is better.
 #[derive(Debug)]
 struct Farewell {
     nodes: BTreeSet<NodeId>,
     /// Machines that stay and give something else from then on, or nothing for a while.
     changes: BTreeSet<NodeId>,
+    /// Why another plan is better than the one that runs.
+    because: Option<Because>,
     until: Duration,
 }
 
@@ -220,6 +245,7 @@ pub(crate) struct Household {
     assembled: bool,
     draining: bool,
     stock: Stock,
+    trials: Trials,
     last_epoch: Epoch,
     last_ticket: u64,
     acts: VecDeque<Act>,
@@ -237,6 +263,7 @@ impl Household {
             assembled: false,
             draining: false,
             stock: Stock::Unknown,
+            trials: Trials::default(),
             last_epoch,
             last_ticket: 0,
             acts: VecDeque::new(),
@@ -267,14 +294,12 @@ impl Household {
             Event::Planned { ticket, result } => self.planned(now, ticket, result),
             Event::Catalogued(result) => self.catalogued(now, result),
             Event::Suspect { epoch, text } => self.suspected(now, epoch, &text),
+            Event::Tried { ticket, result } => self.tried(now, ticket, result),
+            Event::Relinked(a, b) => self.relinked(now, a, b),
+            Event::Busy => self.trials.busy(),
             Event::Idle => {
-                if matches!(
-                    self.phase,
-                    Phase::Serving {
-                        farewell: Some(_),
-                        ..
-                    }
-                ) {
+                self.trials.idle(now);
+                if self.wants_idle() {
                     self.part_with_leavers(now);
                 }
             }
@@ -314,6 +339,7 @@ impl Household {
             } if farewell.until <= now => {
                 self.part_with_leavers(now);
             }
+            Phase::Serving { farewell: None, .. } => self.look_for_better(now),
             _ => {}
         }
     }
@@ -334,6 +360,7 @@ impl Household {
             Phase::Waiting { again, .. } => *again,
             Phase::Settling { until, .. } => Some(*until),
             Phase::Planning { .. } => None,
+            Phase::Serving { farewell: None, .. } => self.better_due(),
             Phase::Loading { progress, .. } => {
                 Some(progress.saturating_add(self.rules.timing.load_silence))
             }
@@ -372,7 +399,7 @@ impl Household {
         Some((node.link, node.peer(&self.rules.neighbours)))
     }
 
-    /// Whether a machine of the running epoch waits for [`Event::Idle`].
+    /// Whether a planned change waits for [`Event::Idle`].
     pub fn wants_idle(&self) -> bool {
         matches!(
             self.phase,

@@ -4,10 +4,11 @@
 //! two links at once would measure each other. Holds no socket and no clock. Must never ask for a probe while a step is
 //! in flight or weights are loaded.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use plan::LinkFacts;
+use plan::speed::{DEFAULT_LINK_BYTES_PER_S, DEFAULT_RTT_S};
 use proto::control::LinkRates;
 use proto::{NodeId, limits};
 use serde::Serialize;
@@ -18,6 +19,8 @@ use super::state::LinkId;
 const PROBE_MAX: Duration = Duration::from_secs(6);
 /// First pause after a failed probe; doubles each time up to the usual pause between measurements.
 const RETRY: Duration = Duration::from_secs(3);
+/// A link has changed when one of its figures did by more than this part.
+const CHANGE: f64 = 0.25;
 /// Pairs of machines that are gone are remembered up to this number of pairs.
 const PAIRS_MAX: usize = (limits::NODES_MAX + 1) * limits::NODES_MAX;
 
@@ -34,6 +37,8 @@ struct Known {
 #[derive(Debug)]
 struct Pair {
     known: Option<Known>,
+    /// What a plan was made with last; `None` where it had to go by the planner's defaults.
+    told: Option<LinkRates>,
     due: Duration,
     /// Probes that failed in a row; odd ones are tried from the other end.
     failures: u32,
@@ -76,6 +81,8 @@ pub(super) struct Survey {
     pairs: BTreeMap<Ends, Pair>,
     running: Option<Running>,
     last_ticket: u64,
+    /// Links that were measured differently from what a plan was made with last.
+    changed: BTreeSet<Ends>,
 }
 
 fn ends(a: &NodeId, b: &NodeId) -> Ends {
@@ -94,6 +101,23 @@ fn turned(rates: LinkRates) -> LinkRates {
     }
 }
 
+/// Whether a figure differs from another by more than a quarter.
+fn differs(rates: LinkRates, told: Option<LinkRates>) -> bool {
+    let told = told.unwrap_or(LinkRates {
+        rtt_s: DEFAULT_RTT_S,
+        out_bytes_per_s: DEFAULT_LINK_BYTES_PER_S,
+        in_bytes_per_s: DEFAULT_LINK_BYTES_PER_S,
+    });
+    let figures = [
+        (rates.rtt_s, told.rtt_s),
+        (rates.out_bytes_per_s, told.out_bytes_per_s),
+        (rates.in_bytes_per_s, told.in_bytes_per_s),
+    ];
+    figures
+        .iter()
+        .any(|(new, old)| (new - old).abs() > CHANGE * old)
+}
+
 impl Survey {
     /// Knows nothing yet; measures each link anew after `every`.
     pub fn new(coordinator: NodeId, every: Duration) -> Self {
@@ -104,6 +128,7 @@ impl Survey {
             pairs: BTreeMap::new(),
             running: None,
             last_ticket: 0,
+            changed: BTreeSet::new(),
         }
     }
 
@@ -126,6 +151,7 @@ impl Survey {
             for other in others.filter(|other| *other != node) {
                 let pair = self.pairs.entry(ends(node, other)).or_insert(Pair {
                     known: None,
+                    told: None,
                     due: now,
                     failures: 0,
                 });
@@ -212,6 +238,9 @@ impl Survey {
                 tracing::debug!(from = %running.ends.0, to = %running.ends.1, ?rates, "link measured");
                 if let Some(pair) = self.pairs.get_mut(&running.ends) {
                     pair.known = Some(Known { rates, at: now });
+                    if differs(rates, pair.told) {
+                        self.changed.insert(running.ends.clone());
+                    }
                     pair.failures = 0;
                     pair.due = now.saturating_add(self.every);
                 }
@@ -279,6 +308,20 @@ impl Survey {
     /// As the planner wants them: both directions of every link between machines that are in.
     pub fn links(&self) -> Vec<LinkFacts> {
         self.directions().map(|(facts, _)| facts).collect()
+    }
+
+    /// The same for a plan that is to be used, which is what later measurements are compared with.
+    pub fn tell(&mut self) -> Vec<LinkFacts> {
+        for pair in self.pairs.values_mut() {
+            pair.told = pair.known.map(|known| known.rates);
+        }
+        self.changed.clear();
+        self.links()
+    }
+
+    /// Takes a link that is no more as the planner was told: it differs by more than a quarter.
+    pub fn take_changed(&mut self) -> Option<(NodeId, NodeId)> {
+        self.changed.pop_first()
     }
 
     /// As `nodes` answers them.
@@ -416,6 +459,39 @@ mod tests {
             "tried is enough for a plan"
         );
         assert_eq!(survey.links().len(), 4);
+    }
+
+    #[test]
+    fn a_link_that_differs_by_more_than_a_quarter_from_what_was_planned_with_is_news() {
+        let mut survey = survey(s(1), &[("a", 1)]);
+        let measure = |survey: &mut Survey, now: u64, out_bytes_per_s: f64| {
+            let task = survey.next(s(now)).unwrap();
+            let rates = Ok(LinkRates {
+                rtt_s: DEFAULT_RTT_S,
+                out_bytes_per_s,
+                in_bytes_per_s: DEFAULT_LINK_BYTES_PER_S,
+            });
+            survey.measured(s(now), &task.dialler, task.ticket, rates);
+            survey.take_changed()
+        };
+        let link = ends(&id("a"), &id("house"));
+        let news = Some(link.clone());
+        let usual = DEFAULT_LINK_BYTES_PER_S;
+        assert_eq!(measure(&mut survey, 1, usual), None, "as was assumed");
+        assert_eq!(measure(&mut survey, 1_000, 1.2 * usual), None);
+        assert_eq!(
+            measure(&mut survey, 2_000, 1.3 * usual),
+            news,
+            "slowly too: the plan is what counts"
+        );
+        survey.tell();
+        assert_eq!(measure(&mut survey, 3_000, usual), None);
+        assert_eq!(measure(&mut survey, 4_000, 0.9 * usual), news);
+        assert_eq!(survey.take_changed(), None, "once");
+        assert_eq!(measure(&mut survey, 5_000, 0.9 * usual), news);
+        survey.changed.insert(link);
+        survey.tell();
+        assert_eq!(survey.take_changed(), None, "planned with");
     }
 
     #[test]

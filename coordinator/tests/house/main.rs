@@ -411,3 +411,56 @@ async fn members_and_epochs_survive_a_restart() {
     );
     home.house.shutdown().await;
 }
+
+/// Better plans are looked for and used after a blink.
+fn soon_calm(settings: &mut HouseSettings) {
+    settings.timing.calm = Duration::from_millis(200);
+    settings.timing.apart = Duration::from_millis(200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_machine_gets_a_part_of_a_running_house_and_the_plan_says_why() {
+    let home = Home::open_with(tempfile::tempdir().unwrap(), soon_calm).await;
+    let a = home.join("attic").await;
+    home.ready_on(&[&a]).await;
+    let b = home.join("basement").await;
+    home.ready_on(&[&a, &b]).await;
+    let plan = home.ask(json!({"do": "plan"})).await;
+    let reason = plan["reasons"][0].as_str().unwrap();
+    assert!(
+        reason.starts_with("Planned anew because 'basement' came in")
+            && reason.contains(" tokens/s instead of "),
+        "{reason}"
+    );
+    assert!(plan["reasons"].as_array().unwrap().len() > 1, "{plan}");
+    assert_eq!(read(home.generate(5).await).await.0.len(), 5);
+    home.house.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_better_plan_waits_for_running_answers() {
+    let home = Home::open_with(tempfile::tempdir().unwrap(), soon_calm).await;
+    let a = home.join("attic").await;
+    home.ready_on(&[&a]).await;
+    a.works.send_replace(false);
+    let stream = home.generate(20).await;
+    let b = home.join("basement").await;
+    let status = until_some("a better plan is found", async || {
+        let status = home.ask(json!({"do": "status"})).await;
+        let detail = status["detail"].as_str().unwrap();
+        detail
+            .contains("because 'basement' came in")
+            .then_some(status)
+    })
+    .await;
+    assert_eq!(
+        (&status["phase"], &status["epoch"]),
+        (&json!("ready"), &json!(1)),
+        "{status}"
+    );
+    a.works.send_replace(true);
+    let (tokens, failure) = read(stream).await;
+    assert_eq!((tokens.len(), failure), (20, None));
+    home.ready_on(&[&a, &b]).await;
+    home.house.shutdown().await;
+}

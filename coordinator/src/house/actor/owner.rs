@@ -151,6 +151,10 @@ impl Actor {
                     .household
                     .handle_input(now, Event::Planned { ticket, result });
             }
+            Done::Tried { ticket, result } => self
+                .parts
+                .household
+                .handle_input(now, Event::Tried { ticket, result }),
             Done::Catalogued(result) => self
                 .parts
                 .household

@@ -4,30 +4,39 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use command::local::Call;
-use plan::NodeFacts;
+use plan::{NodeFacts, Plan};
 use proto::NodeId;
 use proto::control::{CoordinatorMessage, LinkRates, Measure, Peer};
 
 use super::{Actor, Done};
 use crate::gateway::Phase;
-use crate::house::planning::make_plan;
-use crate::house::state::Node;
+use crate::house::planning::{make_plan, make_trial};
+use crate::house::state::{Event, Node};
 use crate::house::survey::Task;
 
 /// A plan that was asked for.
 pub(super) struct WantedPlan {
     ticket: u64,
     nodes: Vec<NodeFacts>,
+    /// The plan that runs, where one is made to be compared with it.
+    running: Option<Arc<Plan>>,
     /// When it is made with what is known by then.
     until: Duration,
 }
 
 impl Actor {
-    pub(super) fn want_plan(&mut self, now: Duration, ticket: u64, nodes: Vec<NodeFacts>) {
+    pub(super) fn want_plan(
+        &mut self,
+        now: Duration,
+        ticket: u64,
+        nodes: Vec<NodeFacts>,
+        running: Option<Arc<Plan>>,
+    ) {
         let until = now.saturating_add(self.parts.timing.survey);
         self.wanted = Some(WantedPlan {
             ticket,
             nodes,
+            running,
             until,
         });
     }
@@ -52,6 +61,14 @@ impl Actor {
         if let Some(wanted) = self.wanted.take_if(ready) {
             self.plan(wanted);
         }
+        // A plan that still waits is made with what was measured by then.
+        while self.wanted.is_none()
+            && let Some((a, b)) = self.survey.take_changed()
+        {
+            self.parts
+                .household
+                .handle_input(now, Event::Relinked(a, b));
+        }
     }
 
     pub(super) fn survey_timeout(&self) -> Option<Duration> {
@@ -66,12 +83,25 @@ impl Actor {
     }
 
     fn plan(&mut self, wanted: WantedPlan) {
-        let WantedPlan { ticket, nodes, .. } = wanted;
+        let WantedPlan {
+            ticket,
+            nodes,
+            running,
+            ..
+        } = wanted;
         let (wish, store) = (Arc::clone(&self.parts.wish), self.parts.desk.store.clone());
-        let links = self.survey.links();
+        let links = self.survey.tell();
         self.tasks.spawn(async move {
-            let result = make_plan(wish, store, nodes, links).await;
-            Done::Planned { ticket, result }
+            match running {
+                Some(running) => {
+                    let result = make_trial(wish, running, nodes, links).await;
+                    Done::Tried { ticket, result }
+                }
+                None => {
+                    let result = make_plan(wish, store, nodes, links).await;
+                    Done::Planned { ticket, result }
+                }
+            }
         });
     }
 

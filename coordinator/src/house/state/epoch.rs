@@ -88,7 +88,11 @@ impl Household {
         let ticket = self.last_ticket;
         let nodes = self.nodes.values().filter(|node| node.usable(now));
         let nodes = nodes.map(Node::facts).collect();
-        self.phase = Phase::Planning { ticket };
+        self.trials.planned();
+        self.phase = Phase::Planning {
+            ticket,
+            because: None,
+        };
         self.acts.push_back(Act::Plan { ticket, nodes });
     }
 
@@ -102,12 +106,17 @@ impl Household {
             // Given out, whether it is used or not.
             self.last_epoch = self.last_epoch.max(*epoch);
         }
-        match &self.phase {
-            Phase::Planning { ticket } if *ticket == got => {}
+        let because = match &mut self.phase {
+            Phase::Planning { ticket, because } if *ticket == got => because.take(),
             _ => return,
-        }
+        };
         match result {
-            Ok((plan, epoch)) => self.assign(now, plan, epoch),
+            Ok((mut plan, epoch)) => {
+                if let Some(because) = because {
+                    because.explain(&mut plan);
+                }
+                self.assign(now, plan, epoch);
+            }
             Err(failure) => {
                 self.release_all();
                 let again = if failure.retry {

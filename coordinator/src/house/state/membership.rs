@@ -47,7 +47,9 @@ impl Household {
             );
         }
         self.gone.remove(&node.id);
-        self.nodes.insert(node.id.clone(), node);
+        let id = node.id.clone();
+        self.nodes.insert(id.clone(), node);
+        self.came_in(now, &id);
         if self.run().is_none() {
             self.consider(now, Pause::Settle);
         }
@@ -257,6 +259,7 @@ impl Household {
         if node.seeks.is_some() {
             self.lend();
         }
+        self.trials.without(now, id);
         if self.nodes.is_empty() {
             self.assembled = false;
         }
@@ -307,6 +310,7 @@ impl Household {
                     Farewell {
                         nodes: Default::default(),
                         changes: Default::default(),
+                        because: None,
                         until,
                     }
                 }))
@@ -320,25 +324,26 @@ impl Household {
         let Phase::Serving {
             farewell: Some(farewell),
             ..
-        } = &self.phase
+        } = &mut self.phase
         else {
             return;
         };
+        let because = farewell.because.take();
         let leavers: Vec<NodeId> = farewell.nodes.iter().cloned().collect();
         for id in leavers {
             self.let_go(&id);
             self.lost(now, &id, "it has left the household's service");
         }
-        if matches!(
-            &self.phase,
-            Phase::Serving {
-                farewell: Some(_),
-                ..
-            }
-        ) {
-            // Nobody left: machines stay that give something else from now on.
-            self.give_up_run("a machine changes what it gives");
+        if self.wants_idle() {
+            // Nobody left: machines stay that give something else from now on, or do so in another plan.
+            self.give_up_run(match because {
+                Some(_) => "a better plan takes its place",
+                None => "a machine changes what it gives",
+            });
             self.consider(now, Pause::None);
+            if let Phase::Planning { because: why, .. } = &mut self.phase {
+                *why = because;
+            }
         }
     }
 

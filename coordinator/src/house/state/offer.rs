@@ -44,6 +44,7 @@ impl Household {
         }
         // What it failed at it may manage with other terms.
         node.trouble = None;
+        self.gives(now, id, !before.paused.is_empty());
         self.replan_for(now, id);
     }
 
@@ -59,7 +60,7 @@ impl Household {
             }
             Phase::Planning { .. } => self.consider(now, Pause::None),
             Phase::Waiting { .. } => self.consider(now, Pause::Settle),
-            // Who has no part in an epoch does not disturb it.
+            // Who has no part in an epoch does not disturb it; a trial shows whether it should get one.
             Phase::Settling { .. } | Phase::Loading { .. } | Phase::Serving { .. } => {}
         }
     }

@@ -86,7 +86,10 @@ impl Household {
                 status.done_bytes = bytes;
                 status.total_bytes = bytes;
                 status.detail = match farewell {
-                    None => format!("{} machines answer", run.shares.len()),
+                    None => {
+                        let better = self.better_text().unwrap_or_default();
+                        format!("{} machines answer{better}", run.shares.len())
+                    }
                     Some(farewell) => self.farewell_text(farewell),
                 };
             }
@@ -108,6 +111,9 @@ impl Household {
                 "{} changes what it gives",
                 names(&farewell.changes)
             ));
+        }
+        if let Some(because) = &farewell.because {
+            parts.push(because.found());
         }
         format!(
             "{}; running answers are being finished before planning anew",

@@ -8,6 +8,7 @@ use crate::gateway::Phase as Shown;
 mod faults;
 mod offers;
 mod shares;
+mod trials;
 mod weights;
 mod world;
 use world::{GIB, World, hello, id, ms, plan_of, rules};

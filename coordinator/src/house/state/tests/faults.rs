@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::super::*;
-use super::world::{World, id, ms, rules};
+use super::world::{SPEED, World, id, ms, rules};
 
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
 
@@ -29,6 +29,8 @@ struct Watch {
     serving: bool,
     told: BTreeSet<LinkId>,
     parted: BTreeSet<LinkId>,
+    tries: u32,
+    holds: u32,
 }
 
 impl Watch {
@@ -49,6 +51,11 @@ impl Watch {
                     assert!(self.told.insert(*link), "one slice a machine");
                 }
             }
+            Act::Try { .. } => {
+                assert!(self.serving, "there is something to be better than");
+                self.tries += 1;
+            }
+            Act::Session(session::Input::Hold) => self.holds += 1,
             Act::Part { link } => {
                 self.parted.insert(*link);
             }
@@ -73,14 +80,18 @@ impl Watch {
     }
 }
 
-fn live(seed: u64) {
+/// A life; how often a better plan was looked for in it, and used.
+fn live(seed: u64) -> (u32, u32) {
     let mut dice = Dice(seed);
-    let mut world = World::new(rules(), 2);
+    let mut rules = rules();
+    (rules.timing.calm, rules.timing.apart) = (ms(300), ms(900));
+    let mut world = World::new(rules, 2);
+    world.tokens_per_s = 2.0 * SPEED;
     let mut watch = Watch::default();
     for _ in 0..400 {
         let name = NAMES[usize::try_from(dice.roll(4)).unwrap()];
         let epoch = Epoch(world.epoch.0.saturating_sub(dice.roll(2)));
-        match dice.roll(14) {
+        match dice.roll(16) {
             0 | 1 => drop(world.join(name)),
             2 => world.close(name),
             3 | 4 => world.event(Event::Up(id(name))),
@@ -98,6 +109,8 @@ fn live(seed: u64) {
             }),
             12 if world.h.run().is_some() => world.load_all(),
             12 => world.event(Event::Kicked(id(name))),
+            13 => world.event(Event::Relinked(id(name), id("home"))),
+            14 => world.event(Event::Busy),
             _ => {
                 let time = ms(dice.roll(3000));
                 world.pass(time, &NAMES);
@@ -121,12 +134,17 @@ fn live(seed: u64) {
         "{}",
         world.detail()
     );
+    (watch.tries, watch.holds)
 }
 
 #[test]
 fn faults_in_any_order_end_in_service() {
+    let (mut tries, mut holds) = (0, 0);
     for seed in 0..300 {
         let lived = std::panic::catch_unwind(|| live(seed));
-        assert!(lived.is_ok(), "seed {seed}");
+        let (tried, held) = lived.unwrap_or_else(|_| panic!("seed {seed}"));
+        tries += tried;
+        holds += held;
     }
+    assert!(tries > 100 && holds > 10, "{tries} {holds}");
 }

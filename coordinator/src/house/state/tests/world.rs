@@ -8,14 +8,20 @@ use super::super::*;
 
 pub const LAYERS: u32 = 12;
 pub const GIB: u64 = 1 << 30;
+/// Tokens per second of every running plan.
+pub const SPEED: f64 = 10.0;
 
 pub struct World {
     pub h: Household,
     pub now: Duration,
     /// Machines without which there is no plan.
     pub need: usize,
-    /// Whether plans are answered at once.
+    /// Whether plans and trials are answered at once.
     pub plans: bool,
+    /// What plans made from now on reach, where the running one reaches [`SPEED`].
+    pub tokens_per_s: f64,
+    /// Their context.
+    pub context: u32,
     pub epoch: Epoch,
     /// What was done since it was looked at last.
     pub acts: Vec<Act>,
@@ -77,6 +83,7 @@ pub fn facts() -> ModelFacts {
 pub fn rules() -> Rules {
     Rules {
         expect: None,
+        anew: Anew::Better,
         timing: HouseTiming::default(),
         coordinator: id("home"),
         household: "household".to_owned(),
@@ -147,6 +154,8 @@ impl World {
             now: Duration::ZERO,
             need,
             plans: true,
+            tokens_per_s: SPEED,
+            context: 512,
             epoch: Epoch(0),
             acts: Vec::new(),
             last_link: 0,
@@ -160,20 +169,44 @@ impl World {
 
     pub fn settle(&mut self) {
         while let Some(act) = self.h.poll_output() {
-            if let (Act::Plan { ticket, nodes }, true) = (&act, self.plans) {
-                let result = plan_of(nodes, self.need).map(|plan| {
-                    self.epoch = self.epoch.next();
-                    (plan, self.epoch)
-                });
-                self.h.handle_input(
-                    self.now,
-                    Event::Planned {
-                        ticket: *ticket,
-                        result,
-                    },
-                );
+            if self.plans {
+                self.answer(&act);
             }
             self.acts.push(act);
+        }
+    }
+
+    fn answer(&mut self, act: &Act) {
+        let answer = match act {
+            Act::Plan { ticket, nodes } => Event::Planned {
+                ticket: *ticket,
+                result: self.plan(nodes).map(|plan| {
+                    self.epoch = self.epoch.next();
+                    (plan, self.epoch)
+                }),
+            },
+            Act::Try { ticket, nodes, .. } => self.trial(*ticket, nodes),
+            _ => return,
+        };
+        self.h.handle_input(self.now, answer);
+    }
+
+    fn plan(&self, nodes: &[NodeFacts]) -> Result<Plan, PlanFailure> {
+        let mut plan = plan_of(nodes, self.need)?;
+        plan.prediction.decode_tokens_per_s = self.tokens_per_s;
+        plan.context = self.context;
+        Ok(plan)
+    }
+
+    /// The answer to a question for a trial.
+    pub fn trial(&self, ticket: u64, nodes: &[NodeFacts]) -> Event {
+        let trial = self.plan(nodes).map(|plan| Trial {
+            plan,
+            running_tokens_per_s: SPEED,
+        });
+        Event::Tried {
+            ticket,
+            result: trial.map_err(|failure| failure.text),
         }
     }
 
@@ -269,7 +302,11 @@ impl World {
 
     /// A household that serves with these machines.
     pub fn serving(names: &[&str], need: usize) -> Self {
-        let mut world = World::new(rules(), need);
+        Self::serving_by(rules(), names, need)
+    }
+
+    pub fn serving_by(rules: Rules, names: &[&str], need: usize) -> Self {
+        let mut world = World::new(rules, need);
         for name in names {
             world.join(name);
         }
@@ -314,6 +351,10 @@ impl World {
             Act::Plan { nodes, .. } => {
                 let names: Vec<&str> = nodes.iter().map(|n| n.name.as_str()).collect();
                 format!("plan {}", names.join("+"))
+            }
+            Act::Try { nodes, running, .. } => {
+                let names: Vec<&str> = nodes.iter().map(|n| n.name.as_str()).collect();
+                format!("try {} for {}", names.join("+"), running.stages.len())
             }
             Act::Send { link, message } => {
                 let message = match message {
