@@ -141,19 +141,28 @@ pub struct Report {
     pub types: Vec<TypeSpeed>,
 }
 
-/// Seconds of the fastest of as many passes as fit into `time`, at least two: a busy moment spoils single passes.
-fn fastest(time: Duration, mut pass: impl FnMut()) -> f64 {
+/// Seconds of each of as many passes as fit into `time`, at least three, in ascending order.
+fn passes(time: Duration, mut pass: impl FnMut()) -> Vec<f64> {
     let begun = Instant::now();
-    let mut best = f64::INFINITY;
-    for passes in 0.. {
-        if passes >= 2 && begun.elapsed() >= time {
-            break;
-        }
+    let mut times = Vec::new();
+    while times.len() < 3 || begun.elapsed() < time {
         let start = Instant::now();
         pass();
-        best = best.min(start.elapsed().as_secs_f64());
+        times.push(start.elapsed().as_secs_f64().max(1e-9));
     }
-    best.max(1e-9)
+    times.sort_by(f64::total_cmp);
+    times
+}
+
+/// What a limit is: a busy moment spoils single passes.
+fn fastest(time: Duration, pass: impl FnMut()) -> f64 {
+    passes(time, pass).first().copied().unwrap_or(1e-9)
+}
+
+/// What work will find: the median, with what else this machine does.
+fn usual(time: Duration, pass: impl FnMut()) -> f64 {
+    let times = passes(time, pass);
+    times.get(times.len() / 2).copied().unwrap_or(1e-9)
 }
 
 #[allow(clippy::cast_precision_loss, reason = "sizes far below 2^52")]
@@ -251,7 +260,7 @@ fn type_speed(exec: &engine::Exec, ty: WeightType, bytes: &[u8], time: Duration)
     acts.quantize(exec.isa, ty.act_format(), &vec![0.5; COLS * BATCH], COLS);
     let mut out = vec![0.0; rows.max(BATCH_ROWS * BATCH)];
     let mut product = |w_rows: usize, act_rows: usize| {
-        fastest(time, || {
+        usual(time, || {
             let w = Matrix {
                 ty,
                 rows: w_rows,

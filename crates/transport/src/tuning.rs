@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quinn::congestion::CubicConfig;
-use quinn::{IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
+use quinn::{AckFrequencyConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 
 use crate::error::TransportError;
 
@@ -21,6 +21,9 @@ pub(crate) const TENSOR_WINDOW: VarInt = VarInt::from_u32(64 << 20);
 const STREAM_WINDOW_BYTES: u32 = 24 << 20;
 /// Bytes that may be under way at the start, before the path is measured.
 const INITIAL_WINDOW_BYTES: u64 = 256 << 10;
+/// How long a receiver may keep an acknowledgement back. A lost last packet of a frame is noticed only by silence, which has
+/// to be longer than this; by default that is 25 ms, as much as several exchanges over Wi-Fi.
+const ACK_DELAY: Duration = Duration::from_millis(1);
 /// Payload of a UDP datagram on a wire.
 const WIRE_PAYLOAD_BYTES: u16 = 1452;
 /// Payload of a UDP datagram on loopback: a token's row with its header fits into one.
@@ -101,8 +104,12 @@ pub(crate) fn transport(timing: &Timing, idle: IdleTimeout, path: Path) -> Arc<T
         Path::Loopback => LOOPBACK_PAYLOAD_BYTES,
         Path::Wire => WIRE_PAYLOAD_BYTES,
     });
+    let mut acks = AckFrequencyConfig::default();
+    acks.max_ack_delay(Some(ACK_DELAY))
+        .reordering_threshold(VarInt::from_u32(1));
     let mut config = TransportConfig::default();
     config
+        .ack_frequency_config(Some(acks))
         .max_idle_timeout(Some(idle))
         .keep_alive_interval(Some(timing.keep_alive))
         .max_concurrent_bidi_streams(VarInt::from_u32(1))

@@ -118,34 +118,35 @@ fn join(url: &str, at: usize, dir: &Path, set: &Set) -> Vec<String> {
     join
 }
 
+/// The arguments of `coordinator`.
+fn serve(model: &Path, data: &Path, set: &Set, rig: Option<&Arc<Rig>>) -> Vec<String> {
+    let mesh = rig.map_or("127.0.0.1:0".to_owned(), |rig| {
+        format!("{}:0", rig.address(0))
+    });
+    let mut serve = ["serve", "--json", "--api", "127.0.0.1:0"]
+        .map(str::to_owned)
+        .to_vec();
+    for (flag, value) in [
+        ("--mesh", mesh),
+        ("--model", text(model).to_owned()),
+        ("--data-dir", text(data).to_owned()),
+        ("--expect", set.of("nodes", "3")),
+        ("--plan", set.of("plan", "layers")),
+        ("--context", set.of("context", "2048")),
+        ("--sequences", set.of("chats", "1")),
+    ] {
+        serve.extend([flag.to_owned(), value]);
+    }
+    serve
+}
+
 impl Household {
     /// Starts the processes; on the machines of `rig` where there is one, the coordinator on the first node's.
     pub async fn start(model: &Path, dir: &Path, set: &Set, rig: Option<&Arc<Rig>>) -> Self {
         let data = dir.join("coordinator");
         let nodes = set.number("nodes", 3);
-        let mesh = rig.map_or("127.0.0.1:0".to_owned(), |rig| {
-            format!("{}:0", rig.address(0))
-        });
-        let serve = [
-            "serve",
-            "--json",
-            "--api",
-            "127.0.0.1:0",
-            "--mesh",
-            &mesh,
-            "--model",
-            text(model),
-            "--data-dir",
-            text(&data),
-            "--expect",
-            &nodes.to_string(),
-            "--plan",
-            &set.of("plan", "layers"),
-            "--context",
-            &set.of("context", "2048"),
-            "--sequences",
-            &set.of("chats", "1"),
-        ];
+        let serve = serve(model, &data, set, rig);
+        let nodes = set.number("nodes", 3);
         let on = |machine: usize, program: &Path| match rig {
             Some(rig) => rig.command(machine, program),
             None => std::process::Command::new(program),

@@ -2,12 +2,15 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use crate::home::Set;
 
 const GROUPS: &str = "/sys/fs/cgroup/cpu";
 /// Short, so that a pause is not longer than a layer.
 const PERIOD_US: u32 = 5_000;
+
+const BURIAL: Duration = Duration::from_secs(2);
 
 /// Removed when dropped, which works once its processes have ended.
 #[derive(Debug)]
@@ -51,12 +54,13 @@ impl Share {
 
 impl Drop for Share {
     fn drop(&mut self) {
-        for _ in 0..100 {
+        // The kernel takes a moment to bury what was killed.
+        let until = Instant::now() + BURIAL;
+        while Instant::now() < until {
             if std::fs::remove_dir(&self.0).is_ok() {
                 return;
             }
-            // The kernel takes a moment to bury what was killed.
-            std::thread::sleep(std::time::Duration::from_millis(20));
+            std::thread::yield_now();
         }
         eprintln!("{} stays behind", self.0.display());
     }
