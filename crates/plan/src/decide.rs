@@ -9,16 +9,18 @@ use crate::fill::{
     CHUNK_ROWS_GOOD, CHUNK_ROWS_LEAST, CHUNK_ROWS_SMALL, Room, fill, most, pages_of,
 };
 use crate::reasons::{Facts, explain, left_out};
+use crate::search::spread::Spread;
 use crate::search::{
-    EXACT_NODES_MAX, Effort, Found, Placement, Problem, Space, balance, best_alone, search, spread,
-    unplaced_bytes,
+    EXACT_NODES_MAX, EXCHANGE_GAIN_MIN, Effort, Found, Placement, Problem, Space, balance,
+    best_alone, search, spread, unplaced_bytes,
 };
 use crate::speed::{Links, predict};
 use crate::{
-    ExpertsPlan, HeadBlocksPlan, KvType, NodeFacts, Plan, PlanError, PlanMode, PlanRequest,
-    Prediction,
+    ExpertsPlan, HeadBlocksPlan, Holding, KvType, NodeFacts, Plan, PlanError, PlanMode,
+    PlanRequest, Prediction, StagePlan, holding_bytes,
 };
-use proto::facts::ModelFacts;
+use proto::GroupSet;
+use proto::facts::{ModelFacts, expert_groups};
 use proto::limits::PAGE_POSITIONS;
 
 /// Positions that a plan gives a sequence when nobody asks for more.
@@ -59,15 +61,17 @@ pub fn plan(request: &PlanRequest) -> Result<Plan, PlanError> {
             layers,
         });
     }
+    asked.enough_parts()?;
     let base = asked.base_room()?;
     let base_problem = asked.problem(base);
     let base_found = search(&base_problem, asked.space(), Effort::Best)
         .ok_or_else(|| asked.no_room(base.context))?;
-    let (problem, found) = match asked.roomier(base, base_found.best.decode_s) {
+    let (problem, found) = match asked.roomier(base, &base_found) {
         Some((room, found)) => (asked.problem(room), found),
-        None => (asked.problem(base), base_found),
+        None => (asked.problem(base), base_found.clone()),
     };
-    Ok(asked.assemble(base, &base_problem, &problem, &found))
+    let with_base = (&base_problem, &base_found);
+    Ok(asked.assemble(base, with_base, &problem, &found))
 }
 
 impl Asked<'_> {
@@ -144,13 +148,45 @@ impl Asked<'_> {
         })
     }
 
-    /// Room for as many sequences as the speed of one allows, with steps of a good size.
-    fn roomier(&self, base: Room, base_s: f64) -> Option<(Room, Found)> {
+    /// Whether the model has a part for every node, where every node must have one.
+    fn enough_parts(&self) -> Result<(), PlanError> {
+        if self.request.mode != PlanMode::Experts {
+            return Ok(());
+        }
+        let layers = self.model.layers.iter();
+        let groups: usize = layers.map(|layer| layer.group_bytes.len()).sum();
+        let blocks = expert_groups(self.model.vocab) as usize;
+        let most = self.model.layers.len() + groups + blocks;
+        if self.nodes.len() > most {
+            return Err(PlanError::TooFewParts {
+                nodes: self.nodes.len(),
+                most,
+                layers: self.model.layers.len(),
+                groups,
+                blocks,
+            });
+        }
+        Ok(())
+    }
+
+    /// Room for as many sequences as the speed of one allows, with steps of a good size. Where groups or blocks away from
+    /// their stages gain too little for one sequence, they are not used to make room either.
+    fn roomier(&self, base: Room, found: &Found) -> Option<(Room, Found)> {
         let shrink = if self.nodes.len() <= EXACT_NODES_MAX {
             2
         } else {
             4
         };
+        let auto = self.request.mode == PlanMode::Auto;
+        let space = Space {
+            exchange: self.request.exchange && !(auto && found.best.spread.is_none()),
+            ..self.space()
+        };
+        let slowest_s = found.best.decode_s * ROOM_SLOWDOWN_MAX;
+        let without = found.without.as_ref().filter(|_| auto);
+        let spread_s = without.map_or(slowest_s, |without| {
+            slowest_s.min(without.decode_s / EXCHANGE_GAIN_MIN)
+        });
         let mut sequences = self.request.sequences;
         while sequences > 0 {
             let room = Room {
@@ -158,11 +194,24 @@ impl Asked<'_> {
                 chunk_rows: CHUNK_ROWS_GOOD,
                 ..base
             };
-            let found = search(&self.problem(room), self.space(), Effort::Best);
-            if let Some(found) = found
-                && found.best.decode_s <= base_s * ROOM_SLOWDOWN_MAX
-            {
-                return Some((room, found));
+            if let Some(found) = search(&self.problem(room), space, Effort::Best) {
+                let exchanges = found.best.spread.is_some();
+                let most_s = if exchanges { spread_s } else { slowest_s };
+                if found.best.decode_s <= most_s {
+                    return Some((room, found));
+                }
+                let split = found.without.clone().filter(|_| auto);
+                if let Some(best) = split.filter(|split| split.decode_s <= slowest_s) {
+                    let without = None;
+                    return Some((
+                        room,
+                        Found {
+                            best,
+                            without,
+                            ..found
+                        },
+                    ));
+                }
             }
             sequences /= shrink;
         }
@@ -172,7 +221,7 @@ impl Asked<'_> {
     fn assemble(
         &self,
         base: Room,
-        base_problem: &Problem<'_>,
+        (base_problem, base_found): (&Problem<'_>, &Found),
         problem: &Problem<'_>,
         found: &Found,
     ) -> Plan {
@@ -196,10 +245,11 @@ impl Asked<'_> {
         let _counted = recount(&mut plan, self.model);
         plan.prediction = predict(&plan, self.request);
         plan.links = plan.links_used(&self.request.links);
-        plan.left_out = left_out(base_problem, &plan, found, self.request.exchange);
+        plan.left_out = left_out(problem, &plan, found, self.request.exchange);
         let alone = best_alone(base_problem);
         plan.reasons = explain(&Facts {
             base: base_problem,
+            base_found,
             plan: &plan,
             found,
             alone: alone.as_ref(),
@@ -232,9 +282,9 @@ impl Asked<'_> {
         let Some(away) = &placement.spread else {
             return plan;
         };
-        let groups = spread::places(&away.groups, away.groups.iter().sum());
+        plan.experts = self.experts_away(&plan.stages, away);
         let blocks = spread::places(&away.blocks, away.blocks.iter().sum());
-        for (node, (groups, blocks)) in self.nodes.iter().zip(groups.into_iter().zip(blocks)) {
+        for (node, blocks) in self.nodes.iter().zip(blocks) {
             let last = plan
                 .stages
                 .last()
@@ -246,37 +296,43 @@ impl Asked<'_> {
                     blocks,
                 });
             }
-            if groups.is_empty() {
-                continue;
-            }
-            for stage in plan.stages.iter().filter(|stage| stage.node != node.id) {
-                for range in self.expert_layers(stage.first_layer..stage.end_layer) {
-                    plan.experts.push(ExpertsPlan {
-                        node: node.id.clone(),
-                        name: node.name.clone(),
-                        first_layer: range.start,
-                        end_layer: range.end,
-                        groups: groups.clone(),
-                    });
-                }
-            }
         }
         plan
     }
 
-    /// The runs of layers with experts inside a range.
-    fn expert_layers(&self, range: std::ops::Range<u32>) -> Vec<std::ops::Range<u32>> {
-        let mut runs: Vec<std::ops::Range<u32>> = Vec::new();
-        for (at, layer) in (0u32..).zip(&self.model.layers) {
-            if !range.contains(&at) || layer.group_bytes.is_empty() {
-                continue;
-            }
-            match runs.last_mut().filter(|run| run.end == at) {
-                Some(run) => run.end = at + 1,
-                None => runs.push(at..at + 1),
+    /// The groups of each node of layers that it does not run, in the order of the nodes and layers.
+    fn experts_away(&self, stages: &[StagePlan], away: &Spread) -> Vec<ExpertsPlan> {
+        let all = away.groups.iter().sum();
+        let mut by_node: Vec<Vec<ExpertsPlan>> = vec![Vec::new(); self.nodes.len()];
+        for stage in stages {
+            for layer in stage.first_layer..stage.end_layer {
+                let facts = self.model.layers.get(layer as usize);
+                if facts.is_none_or(|facts| facts.group_bytes.is_empty()) {
+                    continue;
+                }
+                let held = self.nodes.iter().zip(away.groups_of(layer, all));
+                for ((node, groups), entries) in held.zip(&mut by_node) {
+                    if groups.is_empty() || node.id == stage.node {
+                        continue;
+                    }
+                    let before = entries.last_mut().filter(|entry| {
+                        let inside = entry.first_layer >= stage.first_layer;
+                        inside && entry.end_layer == layer && entry.groups == groups
+                    });
+                    match before {
+                        Some(entry) => entry.end_layer = layer + 1,
+                        None => entries.push(ExpertsPlan {
+                            node: node.id.clone(),
+                            name: node.name.clone(),
+                            first_layer: layer,
+                            end_layer: layer + 1,
+                            groups,
+                        }),
+                    }
+                }
             }
         }
-        runs
+        by_node.into_iter().flatten().collect()
     }
 
     /// Why nothing fits with `context` positions for one sequence.
@@ -288,8 +344,8 @@ impl Asked<'_> {
             chunk_rows: CHUNK_ROWS_LEAST,
         };
         let problem = self.problem(least);
-        if self.request.mode == PlanMode::Layers {
-            let needed_bytes = problem.least_stage_bytes();
+        if self.request.mode != PlanMode::Auto {
+            let (part, needed_bytes) = self.least_part(&problem);
             let small = self
                 .nodes
                 .iter()
@@ -297,6 +353,7 @@ impl Asked<'_> {
             if let Some(node) = small {
                 return PlanError::NodeTooSmall {
                     name: node.name.clone(),
+                    part,
                     offered_bytes: node.memory_bytes,
                     needed_bytes,
                 };
@@ -307,8 +364,13 @@ impl Asked<'_> {
             ..self.space()
         };
         if self.request.mode != PlanMode::Auto && search(&problem, auto, Effort::AnyFit).is_some() {
-            return PlanError::NoCut {
-                nodes: self.nodes.len(),
+            let nodes = self.nodes.len();
+            return match self.request.mode {
+                PlanMode::Experts => PlanError::NotEverybody {
+                    nodes,
+                    most: self.most_with_a_part(&problem),
+                },
+                PlanMode::Auto | PlanMode::Layers => PlanError::NoCut { nodes },
             };
         }
         let shorter = self
@@ -335,5 +397,54 @@ impl Asked<'_> {
                 "{shorter} a machine that offers as much as is missing, or raise --memory"
             ),
         }
+    }
+
+    /// The smallest part that the mode may give a node, in words and bytes.
+    fn least_part(&self, problem: &Problem<'_>) -> (&'static str, u64) {
+        let stage = (
+            "one layer with caches and scratch",
+            problem.least_stage_bytes(),
+        );
+        if self.request.mode == PlanMode::Layers {
+            return stage;
+        }
+        let bytes = |holding: Holding| {
+            let bytes = holding_bytes(self.model, &holding, &problem.budget);
+            bytes.map_or(u64::MAX, |bytes| bytes.total())
+        };
+        let first = GroupSet::none().with(0);
+        let block = bytes(Holding {
+            head_blocks: first,
+            ..Holding::default()
+        });
+        let layers = (0u32..).zip(&self.model.layers);
+        let groups = layers.filter(|(_, layer)| !layer.group_bytes.is_empty());
+        let group = groups.map(|(at, _)| {
+            bytes(Holding {
+                groups: std::iter::once((at, first)).collect(),
+                ..Holding::default()
+            })
+        });
+        let group = (
+            "one expert group of one layer",
+            group.min().unwrap_or(u64::MAX),
+        );
+        let block = ("one block of the output head", block);
+        let parts = [stage, group, block].into_iter();
+        parts.min_by_key(|(_, bytes)| *bytes).unwrap_or(stage)
+    }
+
+    /// How many nodes can all have a part, those with most memory first, as far as the search finds out.
+    fn most_with_a_part(&self, problem: &Problem<'_>) -> usize {
+        let mut order: Vec<usize> = (0..self.nodes.len()).collect();
+        order.sort_by_key(|node| std::cmp::Reverse(self.nodes[*node].memory_bytes));
+        let everybody = |count: u32| {
+            let mut chosen = order.clone();
+            chosen.truncate(count as usize);
+            chosen.sort_unstable();
+            let nodes: Vec<NodeFacts> = chosen.iter().map(|at| self.nodes[*at].clone()).collect();
+            search(&problem.over(&nodes, &chosen), self.space(), Effort::AnyFit).is_some()
+        };
+        most(0, u32::try_from(order.len()).unwrap_or(u32::MAX), everybody) as usize
     }
 }

@@ -38,9 +38,9 @@ pub enum PlanError {
         /// What to do.
         hint: String,
     },
-    /// A mode that uses every node met a node that cannot hold even one layer.
+    /// A mode that uses every node met a node that cannot hold even the smallest part.
     #[error(
-        "node '{name}' offers {offered}; its smallest possible part, one layer with caches and scratch, takes {needed}. Raise its --memory, or plan with `auto`, which may leave it out",
+        "node '{name}' offers {offered}; the smallest possible part, {part}, takes {needed}. Raise its --memory, or plan with `auto`, which may leave it out",
         offered = size_text(*offered_bytes), needed = size_text(*needed_bytes)
     )]
     NodeTooSmall {
@@ -48,6 +48,8 @@ pub enum PlanError {
         name: String,
         /// What it offers.
         offered_bytes: u64,
+        /// The smallest part in words.
+        part: &'static str,
         /// The least that it would have to hold.
         needed_bytes: u64,
     },
@@ -68,6 +70,32 @@ pub enum PlanError {
     NoCut {
         /// Nodes in the request.
         nodes: usize,
+    },
+    /// A mode that uses every node met more nodes than the model has parts.
+    #[error(
+        "{nodes} nodes cannot all have a part: {layers} layers, {groups} expert groups in all layers and {blocks} blocks of the output head are enough for at most {most} nodes. Plan with `auto`, which may leave nodes out"
+    )]
+    TooFewParts {
+        /// Nodes in the request.
+        nodes: usize,
+        /// Nodes that can have a part at most.
+        most: usize,
+        /// Layers of the model.
+        layers: usize,
+        /// Expert groups of all layers together.
+        groups: usize,
+        /// Blocks of the output head.
+        blocks: usize,
+    },
+    /// The memory is enough in all, but no plan was found that gives every node a part that it can hold.
+    #[error(
+        "no plan was found that gives each of the {nodes} nodes a part that fits its memory; one was found for the {most} nodes that offer most. Plan with `auto`, which may leave nodes out, or raise the smallest allowance"
+    )]
+    NotEverybody {
+        /// Nodes in the request.
+        nodes: usize,
+        /// Nodes that can all have a part, as far as the search finds out.
+        most: usize,
     },
     /// A given plan is for another model.
     #[error("the plan is for model '{got}'; this is '{expected}': make a plan for this model")]
@@ -162,6 +190,8 @@ impl PlanError {
             Self::NodeTooSmall { .. } => "plan_node_too_small",
             Self::TooManyNodes { .. } => "plan_too_many_nodes",
             Self::NoCut { .. } => "plan_no_cut",
+            Self::TooFewParts { .. } => "plan_too_few_parts",
+            Self::NotEverybody { .. } => "plan_not_everybody",
             Self::Model { .. } => "plan_model",
             Self::Stage { .. } => "plan_stage",
             Self::UnknownNode { .. } => "plan_unknown_node",

@@ -3,7 +3,9 @@
 //! Owns the sentences: why so many nodes, what limits the speed, what was lowered, who was left out. Each states facts
 //! that the search or the memory model computed; none is a guess.
 
-use crate::search::{EXACT_NODES_MAX, Effort, Found, Placement, Problem, Space, best_with, search};
+use crate::search::{
+    EXACT_NODES_MAX, EXCHANGE_GAIN_MIN, Effort, Found, Placement, Problem, Space, best_with, search,
+};
 use crate::size::size_text;
 use crate::speed::{DEFAULT_LINK_BYTES_PER_S, DEFAULT_RTT_S};
 use crate::{LeftOut, NodeFacts, Plan, PlanMode};
@@ -13,6 +15,8 @@ use proto::NodeId;
 pub(crate) struct Facts<'f> {
     /// The request with room for one sequence.
     pub base: &'f Problem<'f>,
+    /// What was found for it.
+    pub base_found: &'f Found,
     pub plan: &'f Plan,
     pub found: &'f Found,
     /// The fastest single node that holds everything.
@@ -24,6 +28,10 @@ pub(crate) struct Facts<'f> {
 
 /// A change that makes a token faster by less than this factor is not worth a sentence.
 const GAIN_WORTH_SAYING: f64 = 1.05;
+/// Speeds that differ by less than this factor are called equal.
+const AS_FAST: f64 = 1.01;
+/// Machines that one sentence names; a household may have many, and a text has an end.
+const NAMED_MAX: usize = 8;
 
 fn rate(seconds: f64) -> String {
     let rate = if seconds > 0.0 { 1.0 / seconds } else { 0.0 };
@@ -38,6 +46,7 @@ fn rate(seconds: f64) -> String {
 pub(crate) fn explain(facts: &Facts<'_>) -> Vec<String> {
     let mut reasons = vec![why_these_nodes(facts)];
     reasons.extend(who_holds_experts(facts));
+    reasons.extend(what_was_not_worth_it(facts));
     reasons.extend(what_limits(facts));
     reasons.extend(what_would_change(facts));
     reasons.extend(what_was_lowered(facts));
@@ -52,11 +61,15 @@ fn why_these_nodes(facts: &Facts<'_>) -> String {
         let name = &plan.stages[0].name;
         return match &facts.found.best_split {
             None => format!("'{name}' runs the whole model alone."),
-            Some(split) => format!(
-                "One machine alone is faster: '{name}' reaches {now}; the best split over {} machines would reach {}.",
-                split.nodes(),
-                rate(split.decode_s)
-            ),
+            Some(split) => {
+                let slower = split.decode_s > plan.prediction.decode_s_per_token * AS_FAST;
+                format!(
+                    "One machine alone is {}: '{name}' reaches {now}; layers split over {} machines would reach {}.",
+                    if slower { "faster" } else { "as fast" },
+                    split.nodes(),
+                    rate(split.decode_s)
+                )
+            }
         };
     }
     let count = nodes_of(plan);
@@ -98,32 +111,33 @@ fn who_holds_experts(facts: &Facts<'_>) -> Vec<String> {
         return Vec::new();
     }
     let budget = plan.budget();
-    let held = plan.parts(facts.base.model).into_iter().filter_map(|part| {
-        let groups = part.holding.groups.values().map(|set| set.len()).max()?;
-        let bytes = crate::holding_bytes(facts.base.model, &part.holding, &budget).ok()?;
-        Some(format!(
-            "'{}' {groups} ({})",
-            part.name,
-            size_text(bytes.total())
-        ))
-    });
-    let held: Vec<String> = held.collect();
+    let parts = plan.parts(facts.base.model);
+    let mut held: Vec<(u32, String)> = parts
+        .iter()
+        .filter_map(|part| {
+            let groups = part.holding.groups.values().map(|set| set.len()).max()?;
+            let bytes = crate::holding_bytes(facts.base.model, &part.holding, &budget).ok()?;
+            let text = format!("'{}' {groups} ({})", part.name, size_text(bytes.total()));
+            (groups > 0).then_some((groups, text))
+        })
+        .collect();
+    // Those with most first; equal ones in the order of the plan.
+    held.sort_by_key(|(groups, _)| std::cmp::Reverse(*groups));
     let mut reasons = Vec::new();
     if !plan.experts.is_empty() {
         reasons.push(format!(
-            "Each layer's rows go once to all machines that hold its expert groups, and these work at the same time. Groups of a layer, with the memory taken in all: {}.",
-            held.join(", ")
+            "In every layer that is shared several machines work on their experts at the same time. Expert groups that each holds of a layer at most, and its memory in all: {}.",
+            names(held.into_iter().map(|(_, text)| text).collect())
         ));
     }
-    let blocks = plan.head_blocks.iter();
-    let blocks: Vec<String> = blocks
-        .map(|part| format!("'{}' {}", part.name, part.blocks.len()))
-        .collect();
-    if !blocks.is_empty() {
+    if !plan.head_blocks.is_empty() {
+        let held = parts
+            .iter()
+            .map(|part| (&part.name, part.holding.head_blocks.len()));
+        let held = held.filter(|(_, blocks)| *blocks > 0);
         reasons.push(format!(
-            "The output head is computed by several machines at once; beside the last stage: {} of {} blocks.",
-            blocks.join(", "),
-            proto::facts::expert_groups(facts.base.model.vocab)
+            "The output head, the last step of every token, is computed by several machines at once. Blocks of it: {}.",
+            names(held.map(|(name, blocks)| format!("'{name}' {blocks}")).collect())
         ));
     }
     let seconds = &plan.prediction;
@@ -131,37 +145,63 @@ fn who_holds_experts(facts: &Facts<'_>) -> Vec<String> {
     let share = (1.0 - (waits + seconds.hops_s_per_token) / seconds.decode_s_per_token) * 100.0;
     if share.is_finite() && share > 0.0 {
         reasons.push(format!(
-            "Of a token's time {share:.0} % are experts and head with the ways to them; the rest are the layers' trunks."
+            "Of a token's time {share:.0} % goes to experts and output head, the waiting for other machines included; the rest to what a layer needs beside its experts."
         ));
     }
     reasons
 }
 
-/// What a cable or one more machine would change, where that can be said for sure.
+/// A list of machines, cut short where it is long.
+fn names(mut all: Vec<String>) -> String {
+    let more = all.len().saturating_sub(NAMED_MAX);
+    all.truncate(NAMED_MAX);
+    if more > 0 {
+        all.push(format!("and {more} more"));
+    }
+    all.join(", ")
+}
+
+/// Experts elsewhere that would gain too little.
+fn what_was_not_worth_it(facts: &Facts<'_>) -> Option<String> {
+    let close = facts.base_found.too_close.as_ref()?;
+    let percent = (EXCHANGE_GAIN_MIN - 1.0) * 100.0;
+    Some(format!(
+        "Experts or output head shared among {} machines might reach {}. That is less than {percent:.0} % more, too little for a prediction to be relied on, so every layer stays whole.",
+        close.nodes(),
+        rate(close.decode_s)
+    ))
+}
+
+/// What a cable or one more machine would change, where that can be said for sure. Both are compared with the fastest plan of
+/// the machines at hand, with room for one conversation each time: what a wish for every node or for more room costs is
+/// no reason to buy anything.
 fn what_would_change(facts: &Facts<'_>) -> Vec<String> {
     let base = facts.base;
     if base.nodes.len() > EXACT_NODES_MAX {
         return Vec::new();
     }
-    let now_s = facts.found.best.decode_s;
     let space = Space {
         mode: PlanMode::Auto,
         ..facts.space
     };
+    let best = |problem: &Problem<'_>| search(problem, space, Effort::Best).map(|found| found.best);
+    let Some(now) = best(base) else {
+        return Vec::new();
+    };
     let mut reasons = Vec::new();
-    if base
+    let slow_links = base
         .links
-        .slower_than(DEFAULT_RTT_S, DEFAULT_LINK_BYTES_PER_S)
-    {
-        let wired = base.with_links(base.links.at_least(DEFAULT_RTT_S, DEFAULT_LINK_BYTES_PER_S));
-        if let Some(found) = search(&wired, space, Effort::Best)
-            && found.best.decode_s < now_s / GAIN_WORTH_SAYING
-        {
-            reasons.push(format!(
-                "With gigabit cables between the machines one conversation would run at {}.",
-                rate(found.best.decode_s)
-            ));
-        }
+        .slower_than(DEFAULT_RTT_S, DEFAULT_LINK_BYTES_PER_S);
+    let wired = base.with_links(base.links.at_least(DEFAULT_RTT_S, DEFAULT_LINK_BYTES_PER_S));
+    let with_cables = if slow_links { best(&wired) } else { None };
+    let cables_gain = with_cables.filter(|found| gains(found, &now));
+    if let Some(found) = &cables_gain {
+        reasons.push(format!(
+            "With gigabit cables between the machines one conversation could run at {} instead of {}{}.",
+            rate(found.decode_s),
+            rate(now.decode_s),
+            by_sharing(found, &now)
+        ));
     }
     let seconds = |node: &usize| base.stage_s(*node, 0, base.cuts());
     let fastest = (0..base.nodes.len()).min_by(|a, b| seconds(a).total_cmp(&seconds(b)));
@@ -171,12 +211,21 @@ fn what_would_change(facts: &Facts<'_>) -> Vec<String> {
         let name = &base.nodes[fastest].name;
         let nodes = base.nodes.iter().chain([&base.nodes[fastest]]).cloned();
         let nodes: Vec<NodeFacts> = nodes.collect();
-        let grown = base.with_one_more(&nodes, fastest);
-        if let Some(found) = search(&grown, space, Effort::Best) {
-            reasons.push(if found.best.decode_s < now_s / GAIN_WORTH_SAYING {
+        // A new machine on a cable reaches the others as fast as they are wired themselves.
+        let grown = wired.with_one_more(&nodes, fastest);
+        let known = cables_gain.as_ref().unwrap_or(&now);
+        if let Some(found) = best(&grown) {
+            let cables = if slow_links && base.nodes.len() > 1 {
+                ", all on gigabit cables,"
+            } else {
+                " on a gigabit cable"
+            };
+            reasons.push(if gains(&found, known) {
                 format!(
-                    "One more machine like '{name}' on a gigabit cable would make one conversation faster: {}.",
-                    rate(found.best.decode_s)
+                    "One more machine like '{name}'{cables} could make one conversation faster: {} instead of {}{}.",
+                    rate(found.decode_s),
+                    rate(known.decode_s),
+                    by_sharing(&found, known)
                 )
             } else {
                 format!("One more machine like '{name}' would not make one conversation faster.")
@@ -186,19 +235,34 @@ fn what_would_change(facts: &Facts<'_>) -> Vec<String> {
     reasons
 }
 
+fn gains(new: &Placement, old: &Placement) -> bool {
+    new.decode_s < old.decode_s / GAIN_WORTH_SAYING
+}
+
+/// Says so where a gain comes from a way of working that the plan at hand does not have.
+fn by_sharing(new: &Placement, old: &Placement) -> &'static str {
+    match (&new.spread, &old.spread) {
+        (Some(_), None) => ", by sharing experts or output head",
+        _ => "",
+    }
+}
+
 fn what_limits(facts: &Facts<'_>) -> Vec<String> {
     let prediction = &facts.plan.prediction;
     let whole = prediction.decode_s_per_token;
     if facts.plan.stages.len() < 2 || facts.plan.exchanges() || whole <= 0.0 {
         return Vec::new();
     }
-    let percent = |part: f64| format!("{:.0} %", 100.0 * part / whole);
+    let percent = |part: f64| match 100.0 * part / whole {
+        percent if percent < 1.0 => "less than 1 %".to_owned(),
+        percent => format!("{percent:.0} %"),
+    };
     let stages = facts.plan.stages.iter().zip(&prediction.stage_s_per_token);
     let slowest = stages.max_by(|a, b| a.1.total_cmp(b.1));
     let mut reasons = Vec::new();
     if let Some((stage, seconds)) = slowest {
         reasons.push(format!(
-            "Of a token's time '{}' takes the most, {}; {} passes between the machines.",
+            "Of a token's time '{}' takes the largest part, {}; the network takes {}.",
             stage.name,
             percent(*seconds),
             percent(prediction.hops_s_per_token)
@@ -224,9 +288,14 @@ fn what_was_lowered(facts: &Facts<'_>) -> Vec<String> {
     }
     let full = plan.pages / crate::fill::pages_of(plan.context).max(1);
     if full < facts.sequences_wanted {
+        let shorter = if plan.slots > full {
+            format!(", or up to {} shorter ones", plan.slots)
+        } else {
+            String::new()
+        };
         reasons.push(format!(
-            "The cache holds {full} conversation(s) of full length at once, or up to {} shorter ones; {} of full length were wanted.",
-            plan.slots, facts.sequences_wanted
+            "The cache holds {full} conversation(s) of full length at once{shorter}; {} of full length were wanted.",
+            facts.sequences_wanted
         ));
     }
     reasons
@@ -244,19 +313,19 @@ fn about_ends(facts: &Facts<'_>) -> Option<String> {
 
 /// The nodes without a part, each with the reason.
 pub(crate) fn left_out(
-    base: &Problem<'_>,
+    problem: &Problem<'_>,
     plan: &Plan,
     found: &Found,
     exchange: bool,
 ) -> Vec<LeftOut> {
-    let least = base.least_stage_bytes();
-    let idle = base
+    let least = problem.least_stage_bytes();
+    let idle = problem
         .nodes
         .iter()
         .enumerate()
         .filter(|(_, node)| !plan.has(&node.id));
     let why = |at: usize| {
-        let node = &base.nodes[at];
+        let node = &problem.nodes[at];
         if node.memory_bytes < least {
             return format!(
                 "it offers {}, and the smallest possible part, one layer with caches and scratch, takes {}",
@@ -265,21 +334,30 @@ pub(crate) fn left_out(
             );
         }
         let mut with_s = found.best_with.get(at).copied().flatten();
-        if exchange && base.nodes.len() <= EXACT_NODES_MAX {
-            let spread_s = best_with(base, at);
+        if exchange && problem.nodes.len() <= EXACT_NODES_MAX {
+            let spread_s = best_with(problem, at);
             with_s = with_s.into_iter().chain(spread_s).min_by(f64::total_cmp);
         }
+        let now_s = found.best.decode_s;
+        let rates = |with_s: f64| format!("{} against {}", rate(with_s), rate(now_s));
         match with_s {
-            Some(with_s) if with_s > found.best.decode_s * 1.0005 => format!(
-                "one conversation would be slower with it: {} against {}",
-                rate(with_s),
-                rate(found.best.decode_s)
-            ),
-            Some(_) => "it is not needed: no split with it is faster".to_owned(),
-            None if base.nodes.len() > EXACT_NODES_MAX => {
-                "no faster split with it was found".to_owned()
+            Some(with_s) if with_s > now_s * AS_FAST => {
+                format!(
+                    "one conversation would be slower with it: {}",
+                    rates(with_s)
+                )
             }
-            None => "no split with it fits the memory".to_owned(),
+            Some(with_s) if with_s < now_s / AS_FAST => {
+                format!(
+                    "one conversation would hardly be faster with it: {}",
+                    rates(with_s)
+                )
+            }
+            Some(_) => "it is not needed: no plan with it is faster".to_owned(),
+            None if problem.nodes.len() > EXACT_NODES_MAX => {
+                "no faster plan with it was found".to_owned()
+            }
+            None => "no plan with it fits the memory".to_owned(),
         }
     };
     idle.map(|(at, node)| LeftOut {

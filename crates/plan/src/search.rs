@@ -8,7 +8,8 @@
 //! - every plan with one stage whose expert groups (the same of all layers) and head blocks are on any nodes
 //!   ([`spread`]).
 //!
-//! Groups and blocks of several stages are looked for from the best split, and from the best split of the trunks alone;
+//! A plan with groups or blocks away from their stages has to gain something, [`EXCHANGE_GAIN_MIN`], unless every node
+//! must have a part. Groups and blocks of several stages are looked for from the best split, and from the best split of the trunks alone;
 //! that finds good plans and proves nothing. Over more nodes all of it is bounded. Always the same request takes the same
 //! steps.
 //!
@@ -26,6 +27,7 @@ pub(crate) use balance::balance;
 pub(crate) use sums::{Problem, unplaced_bytes};
 
 use crate::PlanMode;
+use proto::facts::expert_groups;
 use spread::{Layout, Spread, Tables, Wanted};
 
 /// Most nodes for which all orders are tried.
@@ -36,6 +38,10 @@ pub(crate) const CUTS_MAX: usize = 256;
 pub(crate) const CUTS_LARGE_MAX: usize = 128;
 /// Nodes that are tried as the one stage over many nodes.
 const TRUNK_NODES_LARGE: usize = 4;
+/// How much faster than the best layer split a plan with groups or blocks away from their stages has to be, as a factor of
+/// tokens per second. Predictions are not exact, and such a plan asks the network in every layer where a split passes one
+/// row on, so that a link which is sometimes slow costs it far more.
+pub(crate) const EXCHANGE_GAIN_MIN: f64 = 1.05;
 
 /// One stage of a placement, in indices of the problem's nodes and cut places.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,12 +64,12 @@ pub(crate) struct Placement {
 impl Placement {
     /// How many nodes have a part.
     pub(crate) fn nodes(&self) -> usize {
-        let stage = |node: usize| self.parts.iter().any(|part| part.node == node);
-        let owners = self.spread.iter().flat_map(|spread| {
-            let held = spread.groups.iter().zip(&spread.blocks);
-            held.enumerate().filter(|(_, held)| *held != (&0, &0))
-        });
-        self.parts.len() + owners.filter(|(node, _)| !stage(*node)).count()
+        let Some(spread) = &self.spread else {
+            return self.parts.len();
+        };
+        let stage = |node: &usize| self.parts.iter().any(|part| part.node == *node);
+        let owners = (0..spread.groups.len()).filter(|node| !stage(node) && spread.gives(*node));
+        self.parts.len() + owners.count()
     }
 }
 
@@ -88,6 +94,10 @@ pub(crate) enum Effort {
 #[derive(Debug, Clone)]
 pub(crate) struct Found {
     pub best: Placement,
+    /// The best layer split, where `best` is not one and there is one.
+    pub without: Option<Placement>,
+    /// A plan with groups or blocks away from their stages that is faster than `best`, but by too little.
+    pub too_close: Option<Placement>,
     /// The best split over two nodes or more, where the search knows it.
     pub best_split: Option<Placement>,
     /// For each node the seconds per token of the best split that uses it, where the search knows it.
@@ -109,7 +119,8 @@ pub(crate) fn better(new: &Placement, old: &Placement) -> bool {
     }
 }
 
-/// Finds the fastest plan of `problem` in a space; None where none fits.
+/// Finds the fastest plan of `problem` in a space; None where none fits. A plan with groups or blocks away from their stages
+/// is taken in [`PlanMode::Auto`] if it is faster by [`EXCHANGE_GAIN_MIN`].
 pub(crate) fn search(problem: &Problem<'_>, space: Space, effort: Effort) -> Option<Found> {
     let split = match space.mode {
         PlanMode::Auto | PlanMode::Layers => layer_search(problem, space.mode, effort),
@@ -126,66 +137,129 @@ pub(crate) fn search(problem: &Problem<'_>, space: Space, effort: Effort) -> Opt
         PlanMode::Experts => everyone.as_slice(),
         PlanMode::Auto | PlanMode::Layers => &[],
     };
-    spread_search(problem, split, must, effort)
+    let best = split.as_ref().map(|found| &found.best);
+    // The first stages that fit may take groups where better ones do not.
+    let (spread, evaluated) = match spread_search(problem, best, must, effort) {
+        (None, evaluated) if split.is_none() && effort == Effort::Best => {
+            let (spread, more) = spread_search(problem, best, must, Effort::AnyFit);
+            (spread, evaluated + more)
+        }
+        found => found,
+    };
+    let gain_min = if must.is_empty() {
+        EXCHANGE_GAIN_MIN
+    } else {
+        1.0
+    };
+    choose(problem, split, spread, gain_min).map(|found| Found {
+        evaluated: found.evaluated + evaluated,
+        ..found
+    })
+}
+
+/// Of the best split and the best plan with groups and blocks elsewhere the one to take.
+fn choose(
+    problem: &Problem<'_>,
+    split: Option<Found>,
+    spread: Option<Placement>,
+    gain_min: f64,
+) -> Option<Found> {
+    let Some(split) = split else {
+        let best = spread?;
+        return Some(Found {
+            best_split: (best.nodes() > 1).then(|| best.clone()),
+            best,
+            without: None,
+            too_close: None,
+            best_with: vec![None; problem.nodes.len()],
+            evaluated: 0,
+        });
+    };
+    let Some(spread) = spread.filter(|spread| better(spread, &split.best)) else {
+        return Some(split);
+    };
+    if spread.spread.is_some() && spread.decode_s * gain_min > split.best.decode_s {
+        return Some(Found {
+            too_close: Some(spread),
+            ..split
+        });
+    }
+    let best_split = if spread.nodes() > 1 {
+        Some(spread.clone())
+    } else {
+        split.best_split
+    };
+    Some(Found {
+        best_split,
+        without: spread.spread.is_some().then_some(split.best),
+        best: spread,
+        ..split
+    })
 }
 
 /// The fastest plan that gives `node` a part, in seconds per token, where groups and blocks may leave their stages.
 pub(crate) fn best_with(problem: &Problem<'_>, node: usize) -> Option<f64> {
-    let found = spread_search(problem, None, &[node], Effort::Best)?;
-    Some(found.best.decode_s)
+    let (found, _) = spread_search(problem, None, &[node], Effort::Best);
+    Some(found?.decode_s)
 }
 
-/// The better of `split` and what groups and blocks elsewhere make of several choices of stages.
+/// What groups and blocks elsewhere make of several choices of stages: the fastest plan that is faster than `split`, with
+/// the layers evaluated. Lending is the last resort over few nodes, where everything else is covered.
 fn spread_search(
     problem: &Problem<'_>,
-    split: Option<Found>,
+    split: Option<&Placement>,
     must: &[usize],
     effort: Effort,
-) -> Option<Found> {
+) -> (Option<Placement>, u64) {
     let mut evaluated = 0;
-    let mut best = split.as_ref().map(|found| found.best.clone());
+    let mut best: Option<Placement> = None;
     let mut tables = Tables::default();
-    for parts in stage_choices(problem, best.as_ref(), effort) {
-        let Some(layout) = Layout::new(problem, parts, &mut tables) else {
-            continue;
-        };
-        let wanted = Wanted {
-            must,
-            any_fit: effort == Effort::AnyFit,
-            below_s: best.as_ref().map_or(f64::INFINITY, |best| best.decode_s),
-        };
-        if let Some((spread, decode_s)) = layout.spread(wanted, &mut evaluated) {
-            let placement = Placement {
-                parts: layout.parts.clone(),
-                spread: layout.moved(spread),
-                decode_s,
+    let choices = stage_choices(problem, split, must, effort);
+    let few = problem.nodes.len() <= EXACT_NODES_MAX;
+    let lending: &[bool] = match (must.is_empty(), few) {
+        (true, _) => &[false],
+        (false, true) => &[false, true],
+        (false, false) => &[true],
+    };
+    for lend in lending {
+        for parts in &choices {
+            let Some(layout) = Layout::new(problem, parts.clone(), &mut tables) else {
+                continue;
             };
-            if best.as_ref().is_none_or(|best| better(&placement, best)) {
-                best = Some(placement);
-            }
-            if effort == Effort::AnyFit {
-                break;
+            let known = best.as_ref().or(split);
+            let wanted = Wanted {
+                must,
+                lend: *lend,
+                any_fit: effort == Effort::AnyFit || *lend && few,
+                below_s: known.map_or(f64::INFINITY, |known| known.decode_s),
+            };
+            if let Some((spread, decode_s)) = layout.spread(wanted, &mut evaluated) {
+                let placement = Placement {
+                    parts: layout.parts.clone(),
+                    spread: layout.moved(spread),
+                    decode_s,
+                };
+                let known = best.as_ref().or(split);
+                if known.is_none_or(|known| better(&placement, known)) {
+                    best = Some(placement);
+                }
+                if effort == Effort::AnyFit {
+                    break;
+                }
             }
         }
+        if best.is_some() || split.is_some() {
+            break;
+        }
     }
-    let best = best?;
-    let none = || vec![None; problem.nodes.len()];
-    let known = split.as_ref().map(|found| found.evaluated).unwrap_or(0);
-    Some(Found {
-        best_split: match &split {
-            Some(found) if best.nodes() < 2 => found.best_split.clone(),
-            _ => (best.nodes() > 1).then(|| best.clone()),
-        },
-        best_with: split.map_or_else(none, |found| found.best_with),
-        best,
-        evaluated: known + evaluated,
-    })
+    (best, evaluated)
 }
 
 /// Stages whose groups and blocks are worth handing out.
 fn stage_choices(
     problem: &Problem<'_>,
     split: Option<&Placement>,
+    must: &[usize],
     effort: Effort,
 ) -> Vec<Vec<Part>> {
     let whole = |node: usize| {
@@ -207,13 +281,44 @@ fn stage_choices(
         .into_iter()
         .chain(layer_search(&trunks, PlanMode::Layers, effort))
         .map(|found| found.best.parts);
-    let several = several.chain(split.map(|split| split.parts.clone()));
+    let several = several
+        .chain(split.map(|split| split.parts.clone()))
+        .chain(enough_stages(problem, must.len(), effort));
     for parts in several.filter(|parts| parts.len() > 1) {
         if !choices.contains(&parts) {
             choices.push(parts);
         }
     }
     choices
+}
+
+/// Stages over the fastest nodes, just so many that groups of all layers and head blocks are enough for the others. None
+/// where one stage is enough for that, or not even a layer for each.
+fn enough_stages(problem: &Problem<'_>, must: usize, effort: Effort) -> Option<Vec<Part>> {
+    let model = problem.model;
+    let groups = model.layers.iter().map(|layer| layer.group_bytes.len());
+    let others = groups.sum::<usize>() + expert_groups(model.vocab) as usize;
+    let count = must.saturating_sub(others);
+    if count < 2 || count > problem.cuts() || count >= problem.nodes.len() {
+        return None;
+    }
+    let least = problem.least_stage_bytes();
+    let seconds = |node: &usize| problem.stage_s(*node, 0, problem.cuts());
+    let large = |node: &usize| problem.nodes[*node].memory_bytes >= least;
+    let mut chosen: Vec<usize> = (0..problem.nodes.len()).filter(large).collect();
+    chosen.sort_by(|a, b| seconds(a).total_cmp(&seconds(b)));
+    chosen.truncate(count);
+    chosen.sort_unstable();
+    let nodes: Vec<crate::NodeFacts> = chosen
+        .iter()
+        .map(|node| problem.nodes[*node].clone())
+        .collect();
+    let found = layer_search(&problem.over(&nodes, &chosen), PlanMode::Layers, effort)?;
+    let parts = found.best.parts.iter().map(|part| Part {
+        node: chosen[part.node],
+        ..*part
+    });
+    Some(parts.collect())
 }
 
 /// Finds the fastest layer split; None where none fits. Every node gets layers in [`PlanMode::Layers`].

@@ -3,7 +3,9 @@
 mod away;
 mod cases;
 mod given;
+mod many;
 mod properties;
+mod sentences;
 
 use proto::NodeId;
 use proto::facts::{LayerFacts, MixerKind, ModelFacts};

@@ -66,6 +66,8 @@ pub(super) fn search(problem: &Problem<'_>, mode: PlanMode) -> Option<Found> {
     Some(Found {
         best: pick(&allowed)?,
         best_split: pick(&|set| set.count_ones() > 1),
+        without: None,
+        too_close: None,
         best_with: (0..count)
             .map(|node| pick(&|set| set & (1 << node) != 0).map(|best| best.decode_s))
             .collect(),

@@ -39,6 +39,8 @@ pub(super) fn search(problem: &Problem<'_>, mode: PlanMode, effort: Effort) -> O
     let placement = best.placement;
     Some(Found {
         best_split: (placement.parts.len() > 1).then(|| placement.clone()),
+        without: None,
+        too_close: None,
         best_with: vec![None; problem.nodes.len()],
         best: placement,
         evaluated,

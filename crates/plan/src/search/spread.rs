@@ -1,7 +1,8 @@
 //! Expert groups and head blocks for given stages.
 //!
 //! Owns the question "which node holds how many groups of every layer, and how many head blocks": the least predicted
-//! decode seconds per token. A node holds the same groups of all layers. Over few nodes every way to hand out the groups
+//! decode seconds per token. A node holds the same groups of all layers; where everybody must have a part and these are too
+//! few, single groups of single layers are lent ([`lend`]). Over few nodes every way to hand out the groups
 //! is covered: a branch ends where its lower bound (what is handed out so far, with the rest taking no time) is no better
 //! than the best that is known. For each way the head blocks follow by a threshold: the slowest holder decides.
 
@@ -13,9 +14,11 @@ use super::{EXACT_NODES_MAX, Part, Problem};
 use crate::speed::{Holder, expected_s, work_s};
 
 mod hunt;
+mod lend;
 mod table;
 
 use hunt::Hunt;
+pub(crate) use lend::Lent;
 use table::Table;
 pub(crate) use table::Tables;
 
@@ -24,6 +27,28 @@ pub(crate) use table::Tables;
 pub(crate) struct Spread {
     pub groups: Vec<u32>,
     pub blocks: Vec<u32>,
+    /// Groups of single layers that others hold than `groups` says, each by a node without other parts.
+    pub lent: Vec<Lent>,
+}
+
+impl Spread {
+    /// Whether a node has groups or blocks.
+    pub(crate) fn gives(&self, node: usize) -> bool {
+        let some = |held: &[u32]| held.get(node).is_some_and(|held| *held > 0);
+        some(&self.groups) || some(&self.blocks) || self.lent.iter().any(|lent| lent.node == node)
+    }
+
+    /// The groups of `layer` by node, `all` of them in all.
+    pub(crate) fn groups_of(&self, layer: u32, all: u32) -> Vec<Vec<u32>> {
+        let mut held = places(&self.groups, all);
+        for lent in self.lent.iter().filter(|lent| lent.layer == layer) {
+            let group = held.get_mut(lent.from).and_then(Vec::pop);
+            if let Some(taker) = held.get_mut(lent.node) {
+                taker.extend(group);
+            }
+        }
+        held
+    }
 }
 
 /// What a spread has to be.
@@ -31,6 +56,8 @@ pub(crate) struct Spread {
 pub(crate) struct Wanted<'w> {
     /// Nodes that must have a part.
     pub must: &'w [usize],
+    /// Whether those of them that would have none may take single groups of single layers from others.
+    pub lend: bool,
     /// Whether the first that fits is enough.
     pub any_fit: bool,
     /// Seconds per token that it has to be below.
@@ -138,24 +165,45 @@ impl<'p, 'a> Layout<'p, 'a> {
         }
     }
 
-    /// Seconds of all layers' experts where `groups` of them are handed out and the others take no time.
-    fn experts_s(&self, groups: &[u32]) -> f64 {
+    /// Seconds of all layers' experts where `groups` of them are handed out and the others take no time. Where that is
+    /// not below `bar_s`, some number between `bar_s` and it: the distribution is costly, and the slowest average is a
+    /// bound of it.
+    fn experts_s(&self, groups: &[u32], bar_s: f64) -> f64 {
         let handed_out: u32 = groups.iter().sum();
         let rest = Holder {
             experts: self.experts(self.groups.saturating_sub(handed_out)),
             fixed_s: 0.0,
             expert_s: 0.0,
         };
-        self.kinds
+        let used = self.problem.model.experts_used;
+        let all: Vec<Vec<Holder>> = self
+            .kinds
             .iter()
             .map(|kind| {
                 let held = groups.iter().enumerate().filter(|(_, groups)| **groups > 0);
                 let holders = held.map(|(node, groups)| self.holder(kind, node, *groups));
-                let holders: Vec<Holder> =
-                    holders.chain([rest]).filter(|h| h.experts > 0).collect();
-                kind.layers * expected_s(&holders, self.problem.model.experts_used)
+                holders.chain([rest]).filter(|h| h.experts > 0).collect()
             })
-            .sum()
+            .collect();
+        let slowest = |holders: &Vec<Holder>| {
+            let all = holders.iter().map(|holder| holder.experts).sum();
+            let means = holders.iter().map(|holder| holder.mean_s(all, used));
+            means.fold(0.0, f64::max)
+        };
+        let mut seconds: Vec<f64> = all
+            .iter()
+            .zip(&self.kinds)
+            .map(|(holders, kind)| kind.layers * slowest(holders))
+            .collect();
+        for (at, (holders, kind)) in all.iter().zip(&self.kinds).enumerate() {
+            let bound_s: f64 = seconds.iter().sum();
+            // A little more than the bar, so that rounding never decides.
+            if bound_s > bar_s * (1.0 + 1e-9) {
+                return bound_s;
+            }
+            seconds[at] = kind.layers * expected_s(holders, used);
+        }
+        seconds.iter().sum()
     }
 
     fn block_s(&self, node: usize, blocks: u32) -> f64 {
@@ -223,6 +271,40 @@ impl<'p, 'a> Layout<'p, 'a> {
         Some((given.clone(), slowest.fold(0.0, f64::max)))
     }
 
+    /// Blocks and lent groups beside `groups`, with the seconds that both take.
+    fn complete(&self, groups: &[u32], wanted: Wanted<'_>) -> Option<(Spread, f64)> {
+        let idle = |node: &usize| !self.is_stage(*node) && groups[*node] == 0;
+        let idle: Vec<usize> = wanted.must.iter().copied().filter(idle).collect();
+        let with = |must: &[usize]| {
+            let (blocks, head_s) = self.blocks(groups, must)?;
+            let left = idle.iter().copied().filter(|node| blocks[*node] == 0);
+            let left: Vec<usize> = left.collect();
+            let lent = lend::lend(self, groups, &left)?;
+            let change_s = lend::change_s(self, groups, &lent);
+            let spread = Spread {
+                groups: groups.to_vec(),
+                blocks,
+                lent,
+            };
+            Some((spread, head_s + change_s))
+        };
+        if !wanted.lend {
+            return with(wanted.must);
+        }
+        // Blocks for as many as there are, or groups of layers for all who get no block anyway.
+        let mut near: Vec<usize> = idle
+            .iter()
+            .copied()
+            .filter(|n| self.fits(*n, 0, 1))
+            .collect();
+        near.sort_by(|a, b| self.block_s(*a, 1).total_cmp(&self.block_s(*b, 1)));
+        near.truncate(self.blocks as usize);
+        let both = [with(&near), with(&[])];
+        both.into_iter()
+            .flatten()
+            .min_by(|a, b| a.1.total_cmp(&b.1))
+    }
+
     /// The spread, unless everything is where its layers are.
     pub(crate) fn moved(&self, spread: Spread) -> Option<Spread> {
         let home = |node: usize, held: u32, all: u32| held == 0 || node == self.head && held == all;
@@ -235,7 +317,7 @@ impl<'p, 'a> Layout<'p, 'a> {
             && blocks
                 .clone()
                 .all(|(node, held)| home(node, *held, self.blocks));
-        (!stay).then_some(spread)
+        (!stay || !spread.lent.is_empty()).then_some(spread)
     }
 
     /// Seconds per token of a spread.
@@ -246,7 +328,9 @@ impl<'p, 'a> Layout<'p, 'a> {
             .iter()
             .enumerate()
             .map(|(node, blocks)| self.block_s(node, *blocks));
-        self.fixed_s + self.experts_s(&spread.groups) + slowest.fold(0.0, f64::max)
+        let experts_s = self.experts_s(&spread.groups, f64::INFINITY)
+            + lend::change_s(self, &spread.groups, &spread.lent);
+        self.fixed_s + experts_s + slowest.fold(0.0, f64::max)
     }
 
     /// Whether every node has room for what the spread gives it.

@@ -100,7 +100,7 @@ impl<'a> Problem<'a> {
     }
 
     /// The same problem over some of its nodes: `nodes` are those with the indices `chosen`.
-    pub(super) fn over<'n>(&self, nodes: &'n [NodeFacts], chosen: &[usize]) -> Problem<'n>
+    pub(crate) fn over<'n>(&self, nodes: &'n [NodeFacts], chosen: &[usize]) -> Problem<'n>
     where
         'a: 'n,
     {

@@ -231,7 +231,8 @@ fn a_small_fast_machine_keeps_the_trunks_and_the_large_one_holds_experts() {
     assert!(gain > 1.2, "{gain}");
     let text = crate::table::render_table(&plan);
     assert!(
-        text.contains("experts of layers") && text.contains("hold its expert groups"),
+        text.contains("experts of layers")
+            && text.contains("work on their experts at the same time"),
         "{text}"
     );
 }

@@ -10,8 +10,8 @@ use super::{Kind, Layout, Spread, Wanted};
 const EVALUATIONS_MAX: u64 = 12_000;
 /// Ways that are looked at where any that fits is enough.
 const FITS_MAX: u64 = 400;
-/// Layers evaluated over many nodes.
-const EVALUATIONS_LARGE_MAX: u64 = 500;
+/// Layers evaluated over many nodes, for all stages together.
+const EVALUATIONS_LARGE_MAX: u64 = 1_000;
 /// Nodes beside those that hold something to which a group may be moved over many nodes.
 const OTHERS_MAX: usize = 6;
 
@@ -81,21 +81,23 @@ impl<'l, 'p, 'a> Hunt<'l, 'p, 'a> {
 
     /// Seconds per token at least, with the groups that are handed out.
     fn bound_s(&mut self) -> f64 {
+        self.bound_below(f64::INFINITY)
+    }
+
+    /// The same; where it is not below `bar_s`, some number that is not below either.
+    fn bound_below(&mut self, bar_s: f64) -> f64 {
         self.evaluated += 1;
-        self.layout.fixed_s + self.layout.experts_s(&self.groups) + self.head_s
+        let beside_s = self.layout.fixed_s + self.head_s;
+        beside_s + self.layout.experts_s(&self.groups, bar_s - beside_s)
     }
 
     /// Keeps the groups with their best head blocks if they are better than what is known.
     fn weigh(&mut self, without_head_s: f64) {
-        let Some((blocks, head_s)) = self.layout.blocks(&self.groups, self.wanted.must) else {
+        let Some((spread, more_s)) = self.layout.complete(&self.groups, self.wanted) else {
             return;
         };
-        let decode_s = without_head_s + head_s;
+        let decode_s = without_head_s + more_s;
         if decode_s < self.bar_s() * (1.0 - 1e-12) {
-            let spread = Spread {
-                groups: self.groups.clone(),
-                blocks,
-            };
             self.best = Some((spread, decode_s));
         }
     }
@@ -151,7 +153,8 @@ impl<'l, 'p, 'a> Hunt<'l, 'p, 'a> {
         let least = left.saturating_sub(self.rest[at + 1]);
         for groups in (least..=left.min(self.most[node])).rev() {
             self.groups[node] = groups;
-            if any_fit || self.bound_s() < self.bar_s() * (1.0 - 1e-12) {
+            let bar_s = self.bar_s() * (1.0 - 1e-12);
+            if any_fit || self.bound_below(bar_s) < bar_s {
                 self.descend(at + 1, left - groups);
             }
         }
@@ -160,8 +163,11 @@ impl<'l, 'p, 'a> Hunt<'l, 'p, 'a> {
 
     /// Moves single groups between nodes while that helps and trials are left.
     pub fn improve(&mut self) {
+        // Every kind of layer is an evaluation of its own.
+        let kinds = u64::try_from(self.layout.kinds.len()).unwrap_or(u64::MAX);
+        let evaluations_max = EVALUATIONS_LARGE_MAX / kinds.max(1);
         let mut moved = true;
-        while moved && self.evaluated < EVALUATIONS_LARGE_MAX {
+        while moved && self.evaluated < evaluations_max {
             moved = false;
             let holds = |node: &usize| self.groups[*node] > 0 || self.layout.is_stage(*node);
             let mut takers: Vec<usize> = self.order.iter().copied().filter(holds).collect();
@@ -175,9 +181,9 @@ impl<'l, 'p, 'a> Hunt<'l, 'p, 'a> {
                     let before = self.bar_s();
                     self.groups[from] -= 1;
                     self.groups[to] += 1;
-                    let without_head_s = self.bound_s() - self.head_s;
-                    if without_head_s + self.head_s < before {
-                        self.weigh(without_head_s);
+                    let bound_s = self.bound_below(before);
+                    if bound_s < before {
+                        self.weigh(bound_s - self.head_s);
                     }
                     if self.bar_s() < before {
                         moved = true;
@@ -185,7 +191,7 @@ impl<'l, 'p, 'a> Hunt<'l, 'p, 'a> {
                         self.groups[from] += 1;
                         self.groups[to] -= 1;
                     }
-                    if self.evaluated >= EVALUATIONS_LARGE_MAX {
+                    if self.evaluated >= evaluations_max {
                         return;
                     }
                 }
