@@ -6,8 +6,9 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use tests::lan::{Link, Rig};
 use tests::plans;
+use tests::set::Set;
 
-use crate::home::{Household, Set, together};
+use crate::home::{Household, together};
 use crate::median;
 
 /// Tokens of the prompt before an answer whose speed is measured.
