@@ -268,6 +268,11 @@ pub struct Cluster {
 }
 
 impl Cluster {
+    /// Changes what is wanted of what is started from now on.
+    pub fn want(&mut self, change: impl FnOnce(Wanted) -> Wanted) {
+        self.wanted = change(self.wanted.clone());
+    }
+
     /// A client of the endpoint.
     #[must_use]
     pub fn api(&self) -> Api {

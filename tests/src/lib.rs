@@ -20,6 +20,7 @@ pub mod oracles;
 pub mod plans;
 pub mod process;
 pub mod programs;
+pub mod set;
 
 pub use api::{Api, Reply};
 pub use cluster::{Cluster, Member, Wanted};

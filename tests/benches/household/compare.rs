@@ -8,8 +8,9 @@ use proto::NodeId;
 use serde_json::{Value, json};
 use tests::lan::{Link, Rig};
 use tests::plans;
+use tests::set::Set;
 
-use crate::home::{Household, Set, together};
+use crate::home::{Household, together};
 use crate::median;
 use crate::speeds::Speeds;
 

@@ -1,6 +1,5 @@
 //! The processes of one household and what they do when asked.
 
-use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,52 +8,11 @@ use serde_json::{Value, json};
 use tests::lan::Rig;
 use tests::process::{Process, run};
 use tests::programs;
+use tests::set::Set;
 
 use crate::share::Share;
 
 const READY_DEADLINE: Duration = Duration::from_secs(900);
-
-/// What was asked for on the command line.
-#[derive(Debug, Clone, Default)]
-pub struct Set(HashMap<String, String>);
-
-impl Set {
-    pub fn new(arguments: &[String]) -> Self {
-        let pairs = arguments.iter().filter_map(|a| a.split_once('='));
-        Self(pairs.map(|(k, v)| (k.to_owned(), v.to_owned())).collect())
-    }
-
-    pub fn get(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(String::as_str)
-    }
-
-    pub fn of(&self, name: &str, or: &str) -> String {
-        self.get(name).unwrap_or(or).to_owned()
-    }
-
-    pub fn number(&self, name: &str, or: u64) -> u64 {
-        self.get(name).map_or(or, |v| v.parse().expect(name))
-    }
-
-    pub fn or(&mut self, name: &str, value: &str) {
-        let entry = self.0.entry(name.to_owned());
-        entry.or_insert_with(|| value.to_owned());
-    }
-
-    /// The same with one setting replaced.
-    pub fn with(mut self, name: &str, value: &str) -> Self {
-        self.0.insert(name.to_owned(), value.to_owned());
-        self
-    }
-
-    /// What the node with number `at` is given of `a,b,…`; the last stands for all that follow.
-    pub fn each(&self, name: &str, at: usize, or: &str) -> String {
-        let all = self.of(name, or);
-        let mut values = all.split(',');
-        let value = values.clone().nth(at).or_else(|| values.next_back());
-        value.unwrap_or(or).to_owned()
-    }
-}
 
 /// A coordinator and its nodes.
 pub struct Household {
@@ -144,7 +102,6 @@ impl Household {
     /// Starts the processes; on the machines of `rig` where there is one, the coordinator on the first node's.
     pub async fn start(model: &Path, dir: &Path, set: &Set, rig: Option<&Arc<Rig>>) -> Self {
         let data = dir.join("coordinator");
-        let nodes = set.number("nodes", 3);
         let serve = serve(model, &data, set, rig);
         let nodes = set.number("nodes", 3);
         let on = |machine: usize, program: &Path| match rig {

@@ -30,13 +30,14 @@ use std::time::Instant;
 
 use tests::lan::{Link, Rig};
 use tests::process::Process;
+use tests::set::Set;
 
 mod compare;
 mod home;
 mod share;
 mod speeds;
 
-use home::{Household, Set, together};
+use home::{Household, together};
 
 /// RssAnon and RssFile in MiB, and major faults so far.
 fn memory(process: &Process) -> (u64, u64, u64) {

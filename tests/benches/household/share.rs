@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::home::Set;
+use tests::set::Set;
 
 const GROUPS: &str = "/sys/fs/cgroup/cpu";
 /// Short, so that a pause is not longer than a layer.

@@ -8,9 +8,9 @@ use serde_json::Value;
 use tests::process::Process;
 use tests::programs;
 
-use crate::home::Set;
 use crate::median;
 use crate::share::Share;
+use tests::set::Set;
 
 /// What `node bench` says of one node's machine, round by round.
 #[derive(Debug)]
