@@ -11,7 +11,7 @@ use proto::control::{Assign, Beat, CoordinatorMessage, Hello, Loaded, NodeMessag
 use tokio::sync::mpsc;
 use transport::{ControlError, ControlLink, MeshEvent, Peer, Sockets};
 
-use crate::fetch::Desk;
+use crate::fetch::{Desk, SUPERSEDED};
 use crate::household::Household;
 use crate::probing::Probing;
 use crate::seek::Seeker;
@@ -65,6 +65,8 @@ struct Daemon {
     /// The slice is read, but a neighbour's link is not up yet: a row sent now would be lost.
     unlinked: Option<Loaded>,
     loaded: bool,
+    /// Why the last slice could not be loaded, until one is.
+    trouble: Option<String>,
     leaving: Option<(Instant, Option<command::local::Call>)>,
     retry: Duration,
     beat: Duration,
@@ -86,6 +88,7 @@ pub async fn run(start: Start) -> Outcome {
         assigned: None,
         unlinked: None,
         loaded: false,
+        trouble: None,
         leaving: None,
         retry: RETRY_MIN,
         beat: Duration::from_secs(1),
@@ -348,6 +351,11 @@ impl Daemon {
                     self.unlinked = Some(loaded);
                     return self.report_loaded();
                 }
+                if let NodeMessage::LoadFailed(failed) = &message
+                    && failed.code != SUPERSEDED
+                {
+                    self.trouble = Some(failed.text.clone());
+                }
                 self.send(message)
             }
             Told::ModelChanged(text) => Some(End::Failed(text)),
@@ -365,6 +373,7 @@ impl Daemon {
             .unlinked
             .take_if(|loaded| loaded.epoch == assign.epoch)?;
         self.loaded = true;
+        self.trouble = None;
         tracing::info!(epoch = loaded.epoch.0, "layers loaded");
         self.send(NodeMessage::Loaded(loaded))
     }

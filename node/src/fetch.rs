@@ -376,8 +376,11 @@ pub fn held(image: &Image) -> Held {
     }
 }
 
+/// The code of a refusal that nobody waits for.
+pub const SUPERSEDED: &str = "superseded";
+
 fn superseded() -> Refusal {
-    refusal("superseded", "the slice is not wanted any more")
+    refusal(SUPERSEDED, "the slice is not wanted any more")
 }
 
 /// Members that lend what they said, and the coordinator, which has everything.

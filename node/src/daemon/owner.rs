@@ -27,6 +27,8 @@ pub struct Status {
     pub phase: &'static str,
     /// Why it pauses, if it does.
     pub paused: Option<String>,
+    /// Why its layers could not be loaded the last time, until they are.
+    pub trouble: Option<String>,
     /// First layer and one past the last, while a slice is assigned.
     pub layers: Option<[u32; 2]>,
     /// The owner's allowance.
@@ -86,6 +88,7 @@ impl Daemon {
             coordinator: self.start.household.coordinator.clone(),
             phase: self.phase(),
             paused: Some(owner.duty().reason().to_owned()).filter(|reason| !reason.is_empty()),
+            trouble: self.trouble.clone(),
             layers: layers.map(|a| [a.layers.start, a.layers.end]),
             memory_bytes: self.start.hello.memory_bytes,
             threads: self.start.hello.threads,

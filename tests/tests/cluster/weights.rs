@@ -3,8 +3,12 @@
 use std::fs::{self, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+#[cfg(target_os = "linux")]
+use std::{process::Command, sync::Arc};
 
 use serde_json::Value;
+#[cfg(target_os = "linux")]
+use tests::lan::{Link, Rig};
 use tests::process::run;
 use tests::{Cluster, Wanted, fixtures, programs};
 
@@ -250,4 +254,141 @@ async fn a_store_that_is_too_small_is_said_with_both_numbers() {
             .contains("store_limit"),
         "{reply:?}"
     );
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn readiness_shows_how_far_a_fetch_is() {
+    // 18 MB take some seconds.
+    let slow = Link {
+        bits_per_s: 40_000_000,
+        ..Link::GIGABIT
+    };
+    let Some(rig) = Rig::or_skip(&[slow; 2], 3) else {
+        return;
+    };
+    let rig = Arc::new(rig);
+    let wanted = without_files(&fixtures::bundled(), 1).on(&rig, 0, &[1]);
+    let cluster = wanted.start().await;
+    let mut before = 0;
+    for _ in 0..3 {
+        let reply = cluster.api().readiness("progress", |reply| {
+            reply.body["phase"] == "loading" && number(&reply.body, "done_bytes") > before
+        });
+        let reply = reply.await;
+        assert_eq!(reply.status, 503, "{reply:?}");
+        let (done, total) = (
+            number(&reply.body, "done_bytes"),
+            number(&reply.body, "total_bytes"),
+        );
+        assert!(done < total, "{reply:?}");
+        assert!(reply.body["eta_s"].as_f64().unwrap() > 0.0, "{reply:?}");
+        let detail = reply.body["detail"].as_str().unwrap();
+        assert!(detail.contains("1 machines are loading"), "{reply:?}");
+        before = done;
+    }
+    let status = node_status(&cluster, 0).await;
+    assert!(number(&status, "fetched_bytes") > 0, "{status}");
+    assert_eq!(status["phase"], "loading", "{status}");
+    cluster.api().ready().await;
+}
+
+/// A small disk, until it is dropped.
+#[cfg(target_os = "linux")]
+struct Disk(PathBuf);
+
+#[cfg(target_os = "linux")]
+impl Disk {
+    /// `None`, with a word why, where this process may not have one.
+    fn or_skip(at: PathBuf, size: &str) -> Option<Self> {
+        fs::create_dir_all(&at).unwrap();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
+            .arg(&at)
+            .output();
+        match mounted {
+            Ok(ran) if ran.status.success() => Some(Self(at)),
+            Ok(ran) => {
+                eprintln!("skipped: mount: {}", String::from_utf8_lossy(&ran.stderr));
+                None
+            }
+            Err(error) => {
+                eprintln!("skipped: mount: {error}");
+                None
+            }
+        }
+    }
+
+    fn grow(&self, size: &str) {
+        let mut mount = Command::new("mount");
+        mount.args(["-o", &format!("remount,size={size}")]);
+        assert!(mount.arg(&self.0).status().unwrap().success());
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // Lazily: a node may still have files open there.
+        let ended = Command::new("umount").arg("-l").arg(&self.0).status();
+        if !ended.is_ok_and(|ended| ended.success()) {
+            eprintln!("{} stays mounted", self.0.display());
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_full_disk_is_said_and_the_fetch_goes_on_when_there_is_room() {
+    let model = fixtures::bundled();
+    let mut cluster = without_files(&model, 0)
+        .join(&["--store-limit", "1GiB"])
+        .start()
+        .await;
+    let Some(disk) = Disk::or_skip(cluster.dir().join("n0"), "9M") else {
+        return;
+    };
+    let invite = cluster.invite().await;
+    cluster.join("n0", "256MiB", &invite);
+    let full = "the disk is full";
+    let line = cluster.members[0].process.err_line(full).await;
+    assert!(line.contains("disk_full"), "{line}");
+    cluster
+        .status("the machine's rest", |status| {
+            status["phase"] == "waiting_for_nodes"
+        })
+        .await;
+    let nodes = cluster.told(&["nodes"]).await;
+    let trouble = nodes["nodes"][0]["trouble"].as_str().unwrap_or_default();
+    assert!(
+        trouble.contains(full) && trouble.contains("what was fetched is kept"),
+        "{nodes}"
+    );
+    let status = node_status(&cluster, 0).await;
+    assert!(
+        status["trouble"].as_str().is_some_and(|t| t.contains(full)),
+        "{status}"
+    );
+    let said = cluster.api().readiness("the reason", |reply| {
+        let detail = reply.body["detail"].as_str().unwrap_or_default();
+        detail.contains(full) && detail.contains("tried again")
+    });
+    said.await;
+    let kept = number(&status, "store_bytes");
+    assert!(kept > 4 << 20, "{status}");
+    disk.grow("64M");
+    cluster.api().ready().await;
+    let status = node_status(&cluster, 0).await;
+    assert_eq!(status["trouble"], Value::Null, "{status}");
+    let whole = bytes_of(
+        &catalogue(&cluster, 0),
+        0,
+        u64::MAX,
+        &["base", "embedding", "head"],
+    );
+    assert_eq!(number(&status, "store_bytes"), whole, "{status}");
+    let damage = shards::verify(&cluster.members[0].dir.join("store"), None);
+    assert!(damage.unwrap().damage.is_empty());
+    assert!(!cluster.api().greedy(&PROMPT, 12, 0).await.ids.is_empty());
+    cluster.kill(0).await;
 }

@@ -9,6 +9,7 @@ use proto::control::{CoordinatorMessage, Peer};
 use proto::{Epoch, NodeId};
 use session::{Capacity, Input};
 
+use super::membership::Patience;
 use super::node::{Load, Node};
 use super::{Act, Household, PLAN_RETRY, Pause, Phase, PlanFailure, Run, SETTLES_MAX, waiting};
 
@@ -277,7 +278,7 @@ impl Household {
             })
             .collect();
         for (id, reason) in late {
-            self.strike(now, &id, &reason);
+            self.strike(now, &id, &reason, Patience::Short);
         }
         self.give_up_run("a machine did not load its layers in time");
         self.consider(now, Pause::None);

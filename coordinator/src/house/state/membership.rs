@@ -11,6 +11,18 @@ use proto::{Epoch, NodeId, limits};
 use super::node::{Node, Trouble, unique};
 use super::{Act, Farewell, Household, LinkId, Pause, Phase, TROUBLES_MAX};
 
+/// Codes of failures to load that the machine's owner can mend while its node runs.
+const MENDABLE: [&str; 1] = ["disk_full"];
+
+/// How long a machine that fails is tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Patience {
+    /// A few times.
+    Short,
+    /// As long as it is in.
+    Lasting,
+}
+
 impl Household {
     pub(super) fn joined(&mut self, now: Duration, mut node: Node) {
         let link = node.link;
@@ -183,13 +195,18 @@ impl Household {
             "it could not load its layers: {} ({})",
             told.text, told.code
         );
-        self.strike(now, id, &reason);
+        let patience = if MENDABLE.contains(&told.code.as_str()) {
+            Patience::Lasting
+        } else {
+            Patience::Short
+        };
+        self.strike(now, id, &reason, patience);
         self.give_up_run("a machine could not load its layers");
         self.consider(now, Pause::None);
     }
 
-    /// Leaves a machine out for a while, longer each time, at last until it connects anew.
-    pub(super) fn strike(&mut self, now: Duration, id: &NodeId, reason: &str) {
+    /// Leaves a machine out for a while, longer each time, at last (if patience is short) until it connects anew.
+    pub(super) fn strike(&mut self, now: Duration, id: &NodeId, reason: &str, patience: Patience) {
         let first = self.rules.timing.trouble;
         let Some(node) = self.nodes.get_mut(id) else {
             return;
@@ -200,7 +217,8 @@ impl Household {
             .map_or(0, |t| t.count)
             .saturating_add(1);
         let pause = first.saturating_mul(1 << count.min(TROUBLES_MAX).saturating_sub(1));
-        let until = (count < TROUBLES_MAX).then(|| now.saturating_add(pause));
+        let tried = count < TROUBLES_MAX || patience == Patience::Lasting;
+        let until = tried.then(|| now.saturating_add(pause));
         tracing::warn!(node = %id, name = node.name, count, "machine is left out: {reason}");
         node.trouble = Some(Trouble {
             count,

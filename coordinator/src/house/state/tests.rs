@@ -1,6 +1,6 @@
 //! Scripted lives of a household in virtual time: who comes and goes, and what is done about it.
 
-use proto::control::{Beat, LoadProgress, PeerLost};
+use proto::control::{Beat, LoadFailed, LoadProgress, PeerLost};
 
 use super::*;
 use crate::gateway::Phase as Shown;
@@ -404,6 +404,28 @@ fn failing_to_load_is_not_repeated_for_ever() {
     world.join("a");
     world.pass(ms(400), &[]);
     assert_eq!(world.stages(), ["a"], "a new connection is a new start");
+}
+
+#[test]
+fn a_machine_whose_disk_is_full_is_tried_as_long_as_it_is_in() {
+    let mut world = World::new(rules(), 1);
+    world.join("a");
+    let mut tried_at = Vec::new();
+    for _ in 0..400 {
+        world.pass(ms(100), &["a"]);
+        if let Some(epoch) = world.h.run().map(|run| run.epoch) {
+            tried_at.push(world.now);
+            let (code, text) = ("disk_full".to_owned(), "the disk is full".to_owned());
+            world.hear(
+                "a",
+                NodeMessage::LoadFailed(LoadFailed { epoch, code, text }),
+            );
+            assert!(world.detail().contains("tried again"), "{}", world.detail());
+        }
+    }
+    let pauses = tried_at.windows(2).map(|w| (w[1] - w[0]).as_secs());
+    let pauses: Vec<u64> = pauses.collect();
+    assert_eq!(pauses, [2, 4, 8, 8, 8, 8], "{tried_at:?}");
 }
 
 #[test]
