@@ -67,7 +67,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<String, Failure> {
         sequences: arguments.sequences,
         kv: arguments.kv,
         mode: arguments.mode,
-        exchange: arguments.mode == PlanMode::Experts,
+        exchange: arguments.mode != PlanMode::Layers,
         coordinator: None,
     };
     let plan = plan::plan(&request).map_err(|error| match error {

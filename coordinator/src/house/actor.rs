@@ -221,7 +221,10 @@ impl Actor {
             Input::News(news) => self.heard(now, news),
             Input::Control(peer) => self.connected(now, peer),
             Input::Pairing(request) => self.pair(request),
-            Input::Command(command) => self.serving.command(now, command, self.phase),
+            Input::Command(command) => {
+                let door = self.parts.household.door();
+                self.serving.command(now, command, door);
+            }
             Input::Local(call) => self.owner(now, call),
             Input::Done(done) => self.done(now, done),
             Input::Unsent(unsent) => self.unsent(now, unsent),
@@ -244,7 +247,8 @@ impl Actor {
                 self.act(now, act);
             } else if let Some(effect) = self.serving.poll_effect() {
                 self.effect(now, effect);
-            } else if !self.tell_work(now) {
+            } else if !self.serving.let_in(now, self.parts.household.door()) && !self.tell_work(now)
+            {
                 break;
             }
         }

@@ -58,8 +58,7 @@ impl Wish {
             sequences: self.sequences,
             kv: self.kv,
             mode,
-            // What an exchange costs was not compared with measurements yet, so it is planned only when asked for.
-            exchange: mode == PlanMode::Experts,
+            exchange: mode != PlanMode::Layers,
             coordinator: Some(self.coordinator.clone()),
         }
     }

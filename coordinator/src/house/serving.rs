@@ -28,6 +28,17 @@ pub(super) enum Effect {
     Suspect { epoch: Epoch, text: String },
 }
 
+/// What becomes of a request that comes now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Door {
+    /// It is answered.
+    Open,
+    /// A better plan is being put in place; it waits for that.
+    Waiting,
+    /// It is refused: the service is not ready.
+    Shut,
+}
+
 /// An accepted request.
 #[derive(Debug)]
 struct Answer {
@@ -51,6 +62,9 @@ pub(super) struct Serving {
     session: Session,
     answers: HashMap<RequestId, Answer>,
     asked: Option<Asked>,
+    /// Requests before a waiting door, at most as many as the session's queue takes.
+    waiting: VecDeque<(GenerateRequest, Reply)>,
+    waiting_max: u32,
     last_request: RequestId,
     effects: VecDeque<Effect>,
     /// Requests whose sink got something since the last flush.
@@ -61,6 +75,8 @@ pub(super) struct Serving {
 impl Serving {
     pub fn new(config: session::Config) -> Self {
         Self {
+            waiting: VecDeque::new(),
+            waiting_max: config.queue_max,
             session: Session::new(config),
             answers: HashMap::new(),
             asked: None,
@@ -79,18 +95,38 @@ impl Serving {
         self.effects.pop_front()
     }
 
-    /// Carries out what the API asks. `phase` is the service's at this moment.
-    pub fn command(&mut self, now: Duration, command: Command, phase: gateway::Phase) {
+    /// Carries out what the API asks.
+    pub fn command(&mut self, now: Duration, command: Command, door: Door) {
         match command {
-            Command::Generate { request, reply } if phase == gateway::Phase::Ready => {
-                self.generate(now, request, reply);
-            }
-            Command::Generate { reply, .. } => reply.refuse(Refusal::NotReady),
+            Command::Generate { request, reply } => match door {
+                Door::Open => self.generate(now, request, reply),
+                Door::Waiting if (self.waiting.len() as u64) < u64::from(self.waiting_max) => {
+                    self.waiting.push_back((request, reply));
+                }
+                Door::Waiting => reply.refuse(Refusal::Busy {
+                    retry_after_s: BUSY_RETRY_S,
+                }),
+                Door::Shut => reply.refuse(Refusal::NotReady),
+            },
             Command::Cancel { request } => self.input(now, Input::Cancel { request }),
             Command::StopChoice { request, choice } => {
                 self.input(now, Input::FinishChoice { request, choice });
             }
         }
+    }
+
+    /// Does with those that wait what the door says; whether there were any.
+    pub fn let_in(&mut self, now: Duration, door: Door) -> bool {
+        if door == Door::Waiting || self.waiting.is_empty() {
+            return false;
+        }
+        for (request, reply) in std::mem::take(&mut self.waiting) {
+            match door {
+                Door::Open => self.generate(now, request, reply),
+                Door::Waiting | Door::Shut => reply.refuse(Refusal::NotReady),
+            }
+        }
+        true
     }
 
     fn generate(&mut self, now: Duration, request: GenerateRequest, reply: Reply) {

@@ -241,6 +241,9 @@ pub(crate) struct Household {
     /// Machines that an epoch was lost with, why, until an epoch is ready again.
     gone: BTreeMap<NodeId, String>,
     phase: Phase,
+    /// Positions of a sequence under a plan that we give up for a better one by our own choice, until that one serves: a
+    /// service that was ready stays so, and requests wait.
+    kept: Option<u32>,
     /// Whether the expected machines were in together.
     assembled: bool,
     draining: bool,
@@ -260,6 +263,7 @@ impl Household {
             nodes: BTreeMap::new(),
             gone: BTreeMap::new(),
             phase: waiting(0, String::new(), None),
+            kept: None,
             assembled: false,
             draining: false,
             stock: Stock::Unknown,
@@ -306,6 +310,7 @@ impl Household {
             Event::Kicked(node) => self.kicked(now, &node),
             Event::Drain => self.drain(),
         }
+        self.waits_for_nothing_kept();
     }
 
     /// Does what has fallen due. To be called when [`Household::poll_timeout`] says so; earlier does nothing.
@@ -341,6 +346,14 @@ impl Household {
             }
             Phase::Serving { farewell: None, .. } => self.look_for_better(now),
             _ => {}
+        }
+        self.waits_for_nothing_kept();
+    }
+
+    /// A household that has to wait keeps no promise of its own choice.
+    fn waits_for_nothing_kept(&mut self) {
+        if matches!(self.phase, Phase::Waiting { .. }) {
+            self.kept = None;
         }
     }
 

@@ -272,8 +272,11 @@ async fn readiness_shows_how_far_a_fetch_is() {
     let cluster = wanted.start().await;
     let mut before = 0;
     for _ in 0..3 {
-        let reply = cluster.api().readiness("progress", |reply| {
-            reply.body["phase"] == "loading" && number(&reply.body, "done_bytes") > before
+        let api = cluster.api();
+        let reply = api.readiness("progress", |reply| {
+            reply.body["phase"] == "loading"
+                && number(&reply.body, "done_bytes") > before
+                && reply.body["eta_s"].is_number()
         });
         let reply = reply.await;
         assert_eq!(reply.status, 503, "{reply:?}");
@@ -369,7 +372,8 @@ async fn a_full_disk_is_said_and_the_fetch_goes_on_when_there_is_room() {
         status["trouble"].as_str().is_some_and(|t| t.contains(full)),
         "{status}"
     );
-    let said = cluster.api().readiness("the reason", |reply| {
+    let api = cluster.api();
+    let said = api.readiness("the reason", |reply| {
         let detail = reply.body["detail"].as_str().unwrap_or_default();
         detail.contains(full) && detail.contains("tried again")
     });

@@ -7,7 +7,7 @@ use proto::step::{Logits, Sampled, Sampling, Step};
 use session::Capacity;
 
 use super::*;
-use crate::gateway::{EVENTS_MAX, Event, Gateway, GatewayHousehold, Phase, ServedModel, Stream};
+use crate::gateway::{EVENTS_MAX, Event, Gateway, GatewayHousehold, ServedModel, Stream};
 
 const CONTEXT: u32 = 4096;
 const STOP: u32 = 7;
@@ -91,17 +91,17 @@ impl World {
     }
 
     /// Carries the API's commands over, as the actor does.
-    fn commands(&mut self, phase: Phase) {
+    fn commands(&mut self, door: Door) {
         while let Ok(command) = self.household.commands.try_recv() {
-            self.serving.command(Duration::ZERO, command, phase);
+            self.serving.command(Duration::ZERO, command, door);
         }
     }
 
-    async fn ask(&mut self, request: GenerateRequest, phase: Phase) -> Result<Stream, Refusal> {
+    async fn ask(&mut self, request: GenerateRequest, door: Door) -> Result<Stream, Refusal> {
         let gateway = self.gateway.clone();
         let asking = tokio::spawn(async move { gateway.generate(request).await });
         let command = self.household.commands.recv().await.unwrap();
-        self.serving.command(Duration::ZERO, command, phase);
+        self.serving.command(Duration::ZERO, command, door);
         asking.await.unwrap()
     }
 
@@ -136,7 +136,7 @@ async fn all(stream: &mut Stream) -> Vec<Event> {
 #[tokio::test]
 async fn tokens_reach_their_client_and_the_last_says_so() {
     let mut world = World::new();
-    let mut stream = world.ask(request(2, 3), Phase::Ready).await.unwrap();
+    let mut stream = world.ask(request(2, 3), Door::Open).await.unwrap();
     world.run(100);
     let events = all(&mut stream).await;
     for choice in 0..2 {
@@ -164,19 +164,10 @@ async fn tokens_reach_their_client_and_the_last_says_so() {
 #[tokio::test]
 async fn a_request_that_cannot_be_taken_hears_why() {
     let mut world = World::new();
-    for phase in [
-        Phase::WaitingForNodes,
-        Phase::Planning,
-        Phase::Loading,
-        Phase::Draining,
-    ] {
-        assert_eq!(
-            world.ask(request(1, 1), phase).await.unwrap_err(),
-            Refusal::NotReady
-        );
-    }
+    let refusal = world.ask(request(1, 1), Door::Shut).await.unwrap_err();
+    assert_eq!(refusal, Refusal::NotReady);
     let refusal = world
-        .ask(request(1, CONTEXT), Phase::Ready)
+        .ask(request(1, CONTEXT), Door::Open)
         .await
         .unwrap_err();
     assert_eq!(
@@ -187,14 +178,14 @@ async fn a_request_that_cannot_be_taken_hears_why() {
             context: CONTEXT
         }
     );
-    let refusal = world.ask(request(0, 1), Phase::Ready).await.unwrap_err();
+    let refusal = world.ask(request(0, 1), Door::Open).await.unwrap_err();
     assert!(matches!(refusal, Refusal::Invalid(_)), "{refusal:?}");
     // Two run, two wait, the fifth is too much.
     let mut kept = Vec::new();
     for _ in 0..4 {
-        kept.push(world.ask(request(1, 5), Phase::Ready).await.unwrap());
+        kept.push(world.ask(request(1, 5), Door::Open).await.unwrap());
     }
-    let refusal = world.ask(request(1, 5), Phase::Ready).await.unwrap_err();
+    let refusal = world.ask(request(1, 5), Door::Open).await.unwrap_err();
     assert_eq!(
         refusal,
         Refusal::Busy {
@@ -210,9 +201,9 @@ async fn a_request_that_cannot_be_taken_hears_why() {
 #[tokio::test]
 async fn a_client_that_does_not_read_holds_up_nobody() {
     let mut world = World::new();
-    let mut slow = world.ask(request(1, 4000), Phase::Ready).await.unwrap();
+    let mut slow = world.ask(request(1, 4000), Door::Open).await.unwrap();
     world.run(EVENTS_MAX / 2);
-    let mut other = world.ask(request(1, 2000), Phase::Ready).await.unwrap();
+    let mut other = world.ask(request(1, 2000), Door::Open).await.unwrap();
     let mut read = 0;
     for _ in 0..5000 {
         world.run(1);
@@ -236,10 +227,10 @@ async fn a_client_that_does_not_read_holds_up_nobody() {
 #[tokio::test]
 async fn a_client_that_goes_away_frees_its_cache() {
     let mut world = World::new();
-    let stream = world.ask(request(2, 1000), Phase::Ready).await.unwrap();
+    let stream = world.ask(request(2, 1000), Door::Open).await.unwrap();
     world.run(10);
     drop(stream);
-    world.commands(Phase::Ready);
+    world.commands(Door::Open);
     world.run(10);
     assert_eq!(world.closed, 2);
     assert!(world.serving.session().is_idle());
@@ -249,10 +240,10 @@ async fn a_client_that_goes_away_frees_its_cache() {
 #[tokio::test]
 async fn a_choice_whose_text_is_complete_ends_alone() {
     let mut world = World::new();
-    let mut stream = world.ask(request(2, 8), Phase::Ready).await.unwrap();
+    let mut stream = world.ask(request(2, 8), Door::Open).await.unwrap();
     world.run(2);
     stream.stop_choice(1);
-    world.commands(Phase::Ready);
+    world.commands(Door::Open);
     world.run(100);
     let events = all(&mut stream).await;
     let tokens = |choice| {
@@ -271,7 +262,7 @@ async fn a_choice_whose_text_is_complete_ends_alone() {
 #[tokio::test]
 async fn a_lost_pipeline_is_told_to_whoever_was_served() {
     let mut world = World::new();
-    let mut running = world.ask(request(1, 100), Phase::Ready).await.unwrap();
+    let mut running = world.ask(request(1, 100), Door::Open).await.unwrap();
     world.run(5);
     let reason = "machine 'den' is gone".to_owned();
     world.serving.input(Duration::ZERO, Input::Lost { reason });
@@ -284,4 +275,45 @@ async fn a_lost_pipeline_is_told_to_whoever_was_served() {
         ("node_lost", gateway::Retry::Soon)
     );
     assert!(failure.message.contains("den"), "{}", failure.message);
+}
+
+#[tokio::test]
+async fn requests_wait_for_a_better_plan_and_no_more_than_the_queue_takes() {
+    let mut world = World::new();
+    let asking: Vec<_> = (0..3)
+        .map(|_| {
+            let gateway = world.gateway.clone();
+            tokio::spawn(async move { gateway.generate(request(1, 3)).await })
+        })
+        .collect();
+    for _ in 0..3 {
+        let command = world.household.commands.recv().await.unwrap();
+        world
+            .serving
+            .command(Duration::ZERO, command, Door::Waiting);
+    }
+    assert!(!world.serving.let_in(Duration::ZERO, Door::Waiting));
+    assert!(world.serving.poll_effect().is_none(), "nothing runs yet");
+    assert!(world.serving.let_in(Duration::ZERO, Door::Open));
+    let mut answered = 0;
+    for asked in asking {
+        match asked.await.unwrap() {
+            Ok(mut stream) => {
+                world.run(100);
+                assert_eq!(all(&mut stream).await.len(), 3);
+                answered += 1;
+            }
+            Err(refusal) => assert!(matches!(refusal, Refusal::Busy { .. }), "{refusal:?}"),
+        }
+    }
+    assert_eq!(answered, 2);
+    // A plan that does not come ends the waiting.
+    let gateway = world.gateway.clone();
+    let asked = tokio::spawn(async move { gateway.generate(request(1, 3)).await });
+    let command = world.household.commands.recv().await.unwrap();
+    world
+        .serving
+        .command(Duration::ZERO, command, Door::Waiting);
+    assert!(world.serving.let_in(Duration::ZERO, Door::Shut));
+    assert_eq!(asked.await.unwrap().unwrap_err(), Refusal::NotReady);
 }

@@ -247,6 +247,7 @@ impl Household {
             node.trouble = None;
         }
         self.gone.clear();
+        self.kept = None;
         self.phase = Phase::Serving {
             run,
             farewell: None,
@@ -280,6 +281,7 @@ impl Household {
         for (id, reason) in late {
             self.strike(now, &id, &reason, Patience::Short);
         }
+        self.kept = None;
         self.give_up_run("a machine did not load its layers in time");
         self.consider(now, Pause::None);
     }

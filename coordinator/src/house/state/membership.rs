@@ -283,6 +283,7 @@ impl Household {
         }
         let text = format!("{label} is gone: {reason}");
         if self.run().is_some_and(|run| run.has(id)) {
+            self.kept = None;
             self.gone.insert(id.clone(), text.clone());
             self.give_up_run(&text);
             return self.consider(now, Pause::None);

@@ -8,6 +8,7 @@ use proto::NodeId;
 use super::node::{Load, Node};
 use super::{Farewell, Household, Phase};
 use crate::gateway::{self, ServiceStatus};
+use crate::house::serving::Door;
 
 /// What a machine does, in one stable word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,7 +44,9 @@ impl Household {
             eta_s: None,
             nodes: u32::try_from(self.nodes.len()).unwrap_or(u32::MAX),
             missing_bytes: 0,
-            context: self.run().map_or(0, |run| run.plan.context),
+            context: self
+                .kept
+                .unwrap_or_else(|| self.run().map_or(0, |run| run.plan.context)),
             detail: String::new(),
         };
         match &self.phase {
@@ -121,10 +124,20 @@ impl Household {
         )
     }
 
+    /// What becomes of a request that comes now.
+    pub fn door(&self) -> Door {
+        match (self.phase_name(), &self.phase) {
+            (gateway::Phase::Ready, Phase::Serving { farewell: None, .. }) => Door::Open,
+            (gateway::Phase::Ready, _) => Door::Waiting,
+            _ => Door::Shut,
+        }
+    }
+
     fn phase_name(&self) -> gateway::Phase {
         match &self.phase {
             _ if self.draining => gateway::Phase::Draining,
             Phase::Waiting { .. } => gateway::Phase::WaitingForNodes,
+            _ if self.kept.is_some() => gateway::Phase::Ready,
             Phase::Settling { .. }
             | Phase::Planning { .. }
             | Phase::Serving {

@@ -300,6 +300,7 @@ impl Household {
             }
             Question::Answered(because) => {
                 self.trials.taken = Some(now);
+                self.kept = Some(run.plan.context);
                 self.acts.push_back(Act::Session(Input::Hold));
                 *farewell = Some(Farewell {
                     nodes: Default::default(),

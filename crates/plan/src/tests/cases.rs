@@ -228,7 +228,7 @@ fn a_small_fast_machine_keeps_the_trunks_and_the_large_one_holds_experts() {
     layers.exchange = false;
     let split = crate::plan(&layers).unwrap();
     let gain = split.prediction.decode_s_per_token / plan.prediction.decode_s_per_token;
-    assert!(gain > 1.2, "{gain}");
+    assert!(gain > 1.15, "{gain}");
     let text = crate::table::render_table(&plan);
     assert!(
         text.contains("experts of layers")

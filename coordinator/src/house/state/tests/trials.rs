@@ -4,6 +4,7 @@ use proto::control::Offer;
 
 use super::world::SPEED;
 use super::*;
+use crate::house::serving::Door;
 
 const CALM: u64 = 30_000;
 
@@ -59,7 +60,8 @@ fn a_machine_that_makes_answers_faster_gets_a_part_after_a_calm() {
     let mut world = almost_calm(rules(), 1.2 * SPEED);
     world.pass(ms(100), &["a", "b"]);
     assert_eq!(tried(&mut world), ["try a+b for 1", "hold"]);
-    assert_eq!(world.phase(), Shown::Planning);
+    assert_eq!(world.phase(), Shown::Ready, "a join never ends that");
+    assert_eq!(world.h.door(), Door::Waiting);
     let found = "a better plan was found because 'b' came in (12.0 tokens/s instead of 10.0)";
     assert!(world.detail().contains(found), "{}", world.detail());
     assert!(world.h.wants_idle());
@@ -78,7 +80,10 @@ fn a_machine_that_makes_answers_faster_gets_a_part_after_a_calm() {
         first_reason(&world),
         "Planned anew because 'b' came in: 12.0 tokens/s instead of 10.0."
     );
+    assert_eq!(world.phase(), Shown::Ready, "while they load");
+    assert_eq!(world.h.door(), Door::Waiting);
     world.load_all();
+    assert_eq!(world.h.door(), Door::Open);
     world.done();
     world.pass(ms(300_000), &["a", "b"]);
     assert!(world.done().is_empty(), "nothing changed since");
@@ -314,6 +319,17 @@ fn a_loss_during_the_change_is_planned_for_as_ever() {
     world.close("b");
     assert_eq!(world.done(), ["plan a", "assign e2 0-12 to a", "peers a"]);
     assert_eq!(first_reason(&world), "", "it is not because 'b' came in");
+}
+
+#[test]
+fn a_machine_that_is_lost_while_the_better_plan_loads_makes_the_service_unready() {
+    let mut world = almost_calm(rules(), 2.0 * SPEED);
+    world.pass(ms(100), &["a", "b"]);
+    world.event(Event::Idle);
+    assert_eq!(world.h.door(), Door::Waiting);
+    world.close("b");
+    assert_ne!(world.phase(), Shown::Ready);
+    assert_eq!(world.h.door(), Door::Shut);
 }
 
 #[test]
