@@ -31,9 +31,9 @@ pub use predict::predict;
 
 /// Software's share of a hop that no round trip shows, in seconds: packing a frame, waking the stage. Like the exchange's,
 /// from the difference between measured and predicted tokens of the `household` bench on loopback and emulated gigabit.
-pub const HOP_SOFTWARE_S: f64 = 150e-6;
+pub const HOP_SOFTWARE_S: f64 = 100e-6;
 /// The same of an exchange of expert rows or logits, there and back.
-pub const EXCHANGE_SOFTWARE_S: f64 = 300e-6;
+pub const EXCHANGE_SOFTWARE_S: f64 = 200e-6;
 /// Round-trip time of a link that nobody measured, in seconds: wired gigabit.
 pub const DEFAULT_RTT_S: f64 = 0.5e-3;
 /// Bytes per second of a link that nobody measured: wired gigabit.

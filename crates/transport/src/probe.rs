@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! one bidirectional stream, records of 16 bytes, the dialling side first
-//!   0: ping        1 kind = 0, 7 zero, 8 number        -> the same bytes back
+//!   0: ping        1 kind = 0, 7 zero, 8 number, then a row of 8 KiB  -> the same record and a row back
 //!   1: take        1 kind = 1, 15 zero, then bytes on a stream of their own
 //!                                                      -> 8 bytes counted, 8 microseconds
 //!   2: give        1 kind = 2, 15 zero                 -> bytes on a stream of their own
@@ -31,9 +31,12 @@ const BULK_TIME: Duration = Duration::from_millis(120);
 /// Window of a probe's connection: all that it may bring.
 const WINDOW: VarInt = VarInt::from_u32(4 << 20);
 /// Round trips, and the time after which fewer are enough.
-const ROUNDS: usize = 16;
+const ROUNDS: usize = 48;
 const ROUNDS_LEAST: usize = 4;
-const ROUNDS_TIME: Duration = Duration::from_millis(100);
+const ROUNDS_TIME: Duration = Duration::from_millis(200);
+/// What each round trip carries both ways: about what one token's row takes, so that a frame of several packets, their
+/// jitter and the loss of one of them are in the time.
+const ROW_BYTES: usize = 8 << 10;
 /// Records that the answering side reads before it has had enough.
 const RECORDS_MAX: usize = 64;
 /// Time for a whole probe.
@@ -57,7 +60,8 @@ static BULK: [u8; 64 << 10] = [0; 64 << 10];
 /// What a probe found.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LinkSpeed {
-    /// From this program to the other and back, the software of both sides included: the median of some.
+    /// From this program to the other and back with a row of 8 KiB each way, the software of both sides included: the mean
+    /// of some without the longest.
     pub rtt: Duration,
     /// Bytes per second from here to there.
     pub out_bytes_per_s: f64,
@@ -258,7 +262,7 @@ async fn ask(connection: &Connection) -> Result<LinkSpeed, Broken> {
     })
 }
 
-/// The median of the round trips, the first of which warms up.
+/// The mean of the round trips without the longest; the first warms up.
 async fn round_trips(send: &mut SendStream, recv: &mut RecvStream) -> Result<Duration, Broken> {
     let begun = Instant::now();
     let mut times = Vec::with_capacity(ROUNDS);
@@ -269,15 +273,30 @@ async fn round_trips(send: &mut SendStream, recv: &mut RecvStream) -> Result<Dur
         let ping = record(PING, number);
         let start = Instant::now();
         write(send, &ping).await?;
+        write_row(send).await?;
         if read(recv).await? != ping {
             return Err(ODD);
         }
+        read_row(recv).await?;
         if round > 0 {
             times.push(start.elapsed());
         }
     }
     times.sort_unstable();
-    times.get(times.len() / 2).copied().ok_or(TORN)
+    times.pop();
+    let count = u32::try_from(times.len()).unwrap_or(u32::MAX);
+    let sum: Duration = times.iter().sum();
+    sum.checked_div(count).ok_or(TORN)
+}
+
+async fn write_row(stream: &mut SendStream) -> Result<(), Broken> {
+    let row = BULK.get(..ROW_BYTES).unwrap_or_default();
+    stream.write_all(row).await.map_err(|_| TORN)
+}
+
+async fn read_row(stream: &mut RecvStream) -> Result<(), Broken> {
+    let mut row = [0; ROW_BYTES];
+    stream.read_exact(&mut row).await.map_err(|_| TORN)
 }
 
 /// Sends until all is sent or the other side has seen enough.
@@ -349,7 +368,11 @@ async fn serve(connection: &Connection) -> Result<(), Broken> {
             Err(_) => return Err(TORN),
         }
         match got {
-            [PING, ..] => write(&mut send, &got).await?,
+            [PING, ..] => {
+                read_row(&mut recv).await?;
+                write(&mut send, &got).await?;
+                write_row(&mut send).await?;
+            }
             [TAKE, ..] => {
                 let (bytes, time) = take_bulk(connection).await?;
                 let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);

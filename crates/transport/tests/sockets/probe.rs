@@ -73,7 +73,7 @@ async fn bytes_that_are_no_probe_end_the_connection() {
     node.endpoint.expect_probe(rogue.node_id());
     let connection = rogue.dial(&node, "hearth-probe/1").await;
     let (mut send, _recv) = soon(connection.open_bi()).await.unwrap();
-    let pings = vec![0u8; 16 * 1000];
+    let pings = vec![0u8; (16 + (8 << 10)) * 100];
     let _cut_off = send.write_all(&pings).await;
     assert_eq!(closed(&connection).await.0, 3);
 }
