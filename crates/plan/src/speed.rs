@@ -4,7 +4,7 @@
 //! follows from measured facts.
 //!
 //! - **Decode**: the stages of one conversation work one after another. A stage takes the longer of reading its bytes, at
-//!   [`PRODUCTS_SHARE`] of the speed that the node measured, and doing its multiply-adds. Bytes read are the trunk, the used experts only, the state twice (read and written), the
+//!   a share of the speed that the node measured, and doing its multiply-adds. Bytes read are the trunk, the used experts only, the state twice (read and written), the
 //!   attention cache of [`DECODE_POSITIONS`] positions, and on the last stage the head. Between stages goes one row; the
 //!   token goes from the last stage to the coordinator and from there to the first.
 //! - **A layer with expert groups elsewhere** takes its trunk's time and then that of the slowest holder: `exchange`. The
@@ -14,7 +14,7 @@
 //!   its bytes both ways, and [`EXCHANGE_SOFTWARE_S`].
 //! - **Prefill**: chunks follow each other through the stages like through a pipe. The first passes them all, each other
 //!   one adds the time of the slowest stage. A chunk reads each expert that at least one of its rows is expected to use,
-//!   and unpacks each weight once, which takes as long as [`UNPACK_ROWS`] rows more.
+//!   and unpacks each weight once, which takes as long as ten rows more.
 
 use proto::facts::{LayerFacts, ModelFacts};
 
