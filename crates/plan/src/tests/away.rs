@@ -260,3 +260,18 @@ proptest! {
         prop_assert_eq!(sum, model.weight_bytes());
     }
 }
+
+#[test]
+fn groups_leave_their_stage_over_any_link_where_no_split_fits() {
+    // One layer cannot be split, and no node holds its experts beside embedding and head.
+    let nodes = vec![node("a", 1100 * MIB, 20.0), node("b", 1100 * MIB, 20.0)];
+    let mut request = request(moe(1), nodes, PlanMode::Auto);
+    request.context = Some(512);
+    request.sequences = 1;
+    request.links = vec![link("a", "b", 0.05)];
+    assert!(crate::plan(&request).is_err());
+    request.exchange = true;
+    let plan = crate::plan(&request).unwrap();
+    assert!(plan.exchanges(), "{plan:?}");
+    check(&plan, &request.model, &request.nodes).unwrap();
+}
