@@ -21,7 +21,7 @@
     reason = "a measuring program"
 )]
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -43,13 +43,8 @@ const ALONE: Duration = Duration::from_secs(8);
 
 #[tokio::main]
 async fn main() {
-    let arguments: Vec<String> = std::env::args()
-        .skip(1)
-        .filter(|a| !a.starts_with("--"))
-        .collect();
-    let set = Set::new(&arguments);
-    let named = arguments.iter().find(|a| !a.contains('='));
-    let model = named.map_or_else(fixtures::bundled, PathBuf::from);
+    let (set, named) = Set::of_command_line();
+    let model = named.unwrap_or_else(fixtures::bundled);
     let words = set.of("link", LINK);
     let link: Link = words.parse().expect("a link");
     println!("{} over {words}", model.display());

@@ -1,17 +1,24 @@
 //! What a bench was asked for on its command line: words of the form `name=value`.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 
 /// What was asked for on the command line.
 #[derive(Debug, Clone, Default)]
 pub struct Set(HashMap<String, String>);
 
 impl Set {
-    /// The words of the form `name=value`.
+    /// What this program was started with, and the model file among it; flags are cargo's.
     #[must_use]
-    pub fn new(arguments: &[String]) -> Self {
+    pub fn of_command_line() -> (Self, Option<PathBuf>) {
+        let arguments: Vec<String> = std::env::args()
+            .skip(1)
+            .filter(|a| !a.starts_with("--"))
+            .collect();
         let pairs = arguments.iter().filter_map(|a| a.split_once('='));
-        Self(pairs.map(|(k, v)| (k.to_owned(), v.to_owned())).collect())
+        let set = Self(pairs.map(|(k, v)| (k.to_owned(), v.to_owned())).collect());
+        let named = arguments.iter().find(|a| !a.contains('='));
+        (set, named.map(PathBuf::from))
     }
 
     /// The value of a name.

@@ -71,6 +71,29 @@ impl Wish {
     }
 }
 
+/// Runs the planner off the async threads. A planner that broke off is a failure like any other, in words.
+async fn aside<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, PlanError> + Send + 'static,
+) -> Result<T, (u64, String)> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(made) => made.map_err(|error| (error.missing_bytes(), error.to_string())),
+        Err(error) => Err((
+            0,
+            format!("the planner broke off ({error}); please report this"),
+        )),
+    }
+}
+
+/// Makes a plan that is only shown.
+pub(super) async fn make_preview(
+    wish: Arc<Wish>,
+    nodes: Vec<NodeFacts>,
+    links: Vec<LinkFacts>,
+) -> Result<Plan, String> {
+    let made = aside(move || wish.plan(nodes, links)).await;
+    made.map_err(|(_, text)| text)
+}
+
 /// Makes a plan off the async threads, and takes an epoch for it.
 pub(super) async fn make_plan(
     wish: Arc<Wish>,
@@ -83,18 +106,8 @@ pub(super) async fn make_plan(
         text,
         retry,
     };
-    let made = tokio::task::spawn_blocking(move || wish.plan(nodes, links)).await;
-    let plan = match made {
-        Ok(Ok(plan)) => plan,
-        Ok(Err(error)) => return Err(failure(error.missing_bytes(), error.to_string(), false)),
-        Err(error) => {
-            return Err(failure(
-                0,
-                format!("the planner broke off ({error}); please report this"),
-                false,
-            ));
-        }
-    };
+    let made = aside(move || wish.plan(nodes, links)).await;
+    let plan = made.map_err(|(missing_bytes, text)| failure(missing_bytes, text, false))?;
     match store.next_epoch().await {
         Ok(epoch) => Ok((plan, epoch)),
         Err(error) => Err(failure(0, error.to_string(), true)),
@@ -108,12 +121,8 @@ pub(super) async fn make_trial(
     nodes: Vec<NodeFacts>,
     links: Vec<LinkFacts>,
 ) -> Result<Trial, String> {
-    match tokio::task::spawn_blocking(move || wish.trial(&running, nodes, links)).await {
-        Ok(made) => made.map_err(|error| error.to_string()),
-        Err(error) => Err(format!(
-            "the planner broke off ({error}); please report this"
-        )),
-    }
+    let made = aside(move || wish.trial(&running, nodes, links)).await;
+    made.map_err(|(_, text)| text)
 }
 
 #[cfg(test)]

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use plan::{LinkFacts, NodeFacts, Plan, PlanMode, PlanRequest, Prediction};
 use proto::NodeId;
 use serde_json::{Value, json};
-use tests::lan::{Link, Rig};
+use tests::lan::Rig;
 use tests::plans;
 use tests::set::Set;
 
-use crate::home::{Household, together};
+use crate::home::{Household, lan, together};
 use crate::median;
 use crate::speeds::Speeds;
 
@@ -220,10 +220,7 @@ pub async fn compare(model: &Path, names: &str, set: &Set) {
     let mut sides = Vec::new();
     let mut rigs = Vec::new();
     for name in names.split(',') {
-        let rig = set.get("link").map(|link| {
-            let link: Link = link.parse().expect("a link");
-            Arc::new(Rig::new(&[link, link], 7).expect("an emulated LAN"))
-        });
+        let rig = lan(&set, 2);
         sides.push(Side::start(model, name, &set, rig.as_ref()).await);
         rigs.extend(rig);
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use tests::lan::Rig;
+use tests::lan::{Link, Rig};
 use tests::process::{Process, run};
 use tests::programs;
 use tests::set::Set;
@@ -74,6 +74,14 @@ fn join(url: &str, at: usize, dir: &Path, set: &Set) -> Vec<String> {
         join.extend(["--cores".to_owned(), core.to_string()]);
     }
     join
+}
+
+/// The emulated LAN that was asked for with `link=`, one machine for each node.
+pub fn lan(set: &Set, nodes: usize) -> Option<Arc<Rig>> {
+    let link: Link = set.get("link")?.parse().expect("a link");
+    Some(Arc::new(
+        Rig::new(&vec![link; nodes], 7).expect("an emulated LAN"),
+    ))
 }
 
 /// The arguments of `coordinator`.

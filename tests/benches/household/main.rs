@@ -24,11 +24,9 @@
     reason = "a measuring program"
 )]
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
 use std::time::Instant;
 
-use tests::lan::{Link, Rig};
 use tests::process::Process;
 use tests::set::Set;
 
@@ -81,24 +79,17 @@ fn median(values: &mut [f64]) -> f64 {
 
 #[tokio::main]
 async fn main() {
-    let arguments: Vec<String> = std::env::args()
-        .skip(1)
-        .filter(|a| !a.starts_with("--"))
-        .collect();
-    let mut set = Set::new(&arguments);
-    let named = arguments.iter().find(|a| !a.contains('='));
-    let model = named.map_or_else(tests::fixtures::bundled, PathBuf::from);
+    let (mut set, named) = Set::of_command_line();
+    let bundled = named.is_none();
+    let model = named.unwrap_or_else(tests::fixtures::bundled);
     if let Some(names) = set.get("compare") {
         return compare::compare(&model, names, &set).await;
     }
-    if named.is_none() {
+    if bundled {
         set.or("memory", "16MiB");
     }
-    let rig = set.get("link").map(|link| {
-        let link: Link = link.parse().expect("a link");
-        let nodes = usize::try_from(set.number("nodes", 3)).expect("nodes=N");
-        Arc::new(Rig::new(&vec![link; nodes], 7).expect("an emulated LAN"))
-    });
+    let nodes = usize::try_from(set.number("nodes", 3)).expect("nodes=N");
+    let rig = home::lan(&set, nodes);
     let dir = tempfile::tempdir().expect("a folder");
     let begun = Instant::now();
     let household = Household::start(&model, dir.path(), &set, rig.as_ref()).await;

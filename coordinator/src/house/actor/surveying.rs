@@ -10,7 +10,7 @@ use proto::control::{CoordinatorMessage, LinkRates, Measure, Peer};
 
 use super::{Actor, Done};
 use crate::gateway::Phase;
-use crate::house::planning::{make_plan, make_trial};
+use crate::house::planning::{make_plan, make_preview, make_trial};
 use crate::house::state::{Event, Node};
 use crate::house::survey::Task;
 
@@ -115,12 +115,9 @@ impl Actor {
         }
         let (wish, links) = (Arc::clone(&self.parts.wish), self.survey.links());
         self.tasks.spawn(async move {
-            match tokio::task::spawn_blocking(move || wish.plan(nodes, links)).await {
-                Ok(Ok(plan)) => call.answer(&plan),
-                Ok(Err(error)) => call.refuse(error.to_string()),
-                Err(error) => call.refuse(format!(
-                    "the planner broke off ({error}); please report this"
-                )),
+            match make_preview(wish, nodes, links).await {
+                Ok(plan) => call.answer(&plan),
+                Err(text) => call.refuse(text),
             }
             Done::Nothing
         });
