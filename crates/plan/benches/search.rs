@@ -1,7 +1,7 @@
 //! Time of a plan: `cargo bench --profile release -p plan --bench search [-- WORD ...]`.
 //!
 //! Households of different sizes with unequal nodes, all links measured or none, in every mode; medians of five. Words
-//! choose the cases that contain all of them. No case of `auto` may take a second.
+//! choose the cases that contain all of them. No case may take a second.
 #![allow(
     clippy::unwrap_used,
     clippy::cast_possible_truncation,

@@ -232,6 +232,14 @@ pub async fn compare(model: &Path, names: &str, set: &Set) {
         for side in &mut sides {
             side.round(round * 64, (tokens, prompt)).await;
         }
+        // A run that is cut short has told what it found.
+        let told = |side: &Side| {
+            let last = |values: &[f64]| values.last().copied().unwrap_or_default();
+            let (one, two) = (last(&side.one), last(&side.two));
+            format!("{} {one:.2} and {two:.2}", side.name)
+        };
+        let told: Vec<String> = sides.iter().map(told).collect();
+        println!("round {round}, one chat and two: {}", told.join(", "));
     }
     let mut errors = Vec::new();
     let first = &sides[0];

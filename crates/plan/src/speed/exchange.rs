@@ -7,6 +7,8 @@
 
 /// Experts of one row beyond which the average counts instead of the distribution.
 const USED_MAX: u32 = 64;
+/// Share of all routings beyond which the others count for nothing.
+const DONE: f64 = 1.0 - 1e-13;
 
 /// Who holds some of a layer's experts.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -26,15 +28,6 @@ impl Holder {
         } else {
             self.fixed_s + f64::from(chosen) * self.expert_s
         }
-    }
-
-    /// How many chosen experts it is done with by `within_s`.
-    fn reach(&self, within_s: f64, most: u32) -> u32 {
-        let mut chosen = 0;
-        while chosen < most && self.cost_s(chosen + 1) <= within_s {
-            chosen += 1;
-        }
-        chosen
     }
 
     /// Seconds on average.
@@ -64,59 +57,108 @@ pub(crate) fn expected_s(holders: &[Holder], used: u32) -> f64 {
     if used > USED_MAX || holders.len() < 2 {
         return holders.iter().map(mean).fold(0.0, f64::max);
     }
-    let mut levels: Vec<f64> = holders
+    // In ascending order of time: which holder is then done with one chosen expert more.
+    let mut events: Vec<(f64, usize)> = holders
         .iter()
-        .flat_map(|holder| (1..=used.min(holder.experts)).map(|chosen| holder.cost_s(chosen)))
-        .collect();
-    levels.sort_by(f64::total_cmp);
-    levels.dedup();
-    let mut sums = Sums::default();
-    let ways_in_all = sums.ways(&[(all, used)], all, used);
-    let mut reach: Vec<(u32, u32)> = Vec::with_capacity(holders.len());
-    let (mut expected_s, mut before) = (0.0, 0.0);
-    for level_s in levels {
-        reach.clear();
-        reach.extend(holders.iter().map(|holder| {
+        .enumerate()
+        .flat_map(|(at, holder)| {
             let most = used.min(holder.experts);
-            (holder.experts, holder.reach(level_s, most))
-        }));
-        let done = sums.ways(&reach, all, used) / ways_in_all;
-        expected_s += level_s * (done - before).max(0.0);
+            (1..=most).map(move |chosen| (holder.cost_s(chosen), at))
+        })
+        .collect();
+    events.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+    let ways_in_all = ways_to_choose(all, used, all);
+    let mut ways = Ways::new(holders, used, all);
+    let (mut expected_s, mut before) = (0.0, 0.0);
+    for (time_s, at) in events {
+        ways.one_more(at);
+        let done = ways.count() / ways_in_all;
+        expected_s += time_s * (done - before).max(0.0);
         before = done;
+        if done > DONE {
+            break;
+        }
     }
     expected_s
 }
 
-/// Buffers of a count.
-#[derive(Default)]
-struct Sums {
-    sum: Vec<f64>,
-    next: Vec<f64>,
+/// Ways to choose `count` of `experts`, divided by `all^count`.
+fn ways_to_choose(experts: u32, count: u32, all: u32) -> f64 {
+    (0..count)
+        .map(|at| f64::from(experts.saturating_sub(at)) / f64::from((at + 1) * all.max(1)))
+        .product()
 }
 
-impl Sums {
-    /// Ways to choose `used` experts where holder `i` with `reach[i].0` experts gives at most `reach[i].1`; divided by
-    /// `all^used`, so that the numbers stay small.
-    fn ways(&mut self, reach: &[(u32, u32)], all: u32, used: u32) -> f64 {
-        let used = used as usize;
-        self.sum.clear();
-        self.sum.resize(used + 1, 0.0);
-        self.next.resize(used + 1, 0.0);
-        self.sum[0] = 1.0;
-        for (experts, most) in reach {
-            self.next.fill(0.0);
-            let mut choose = 1.0;
-            for chosen in 0..=*most {
-                let at = (chosen as usize).min(used);
-                for (to, from) in self.next[at..].iter_mut().zip(&self.sum) {
-                    *to += from * choose;
-                }
-                let rest = f64::from(experts.saturating_sub(chosen));
-                choose *= rest / (f64::from(chosen + 1) * f64::from(all.max(1)));
-            }
-            std::mem::swap(&mut self.sum, &mut self.next);
+/// Ways to choose `used` experts where each holder gives at most so many; divided by `all^used`, so that the numbers
+/// stay small.
+///
+/// A tree over the holders: a node has, for each count up to `used`, the ways to choose that many from the holders below
+/// it. A holder that may give one more changes just the nodes above it.
+struct Ways<'h> {
+    holders: &'h [Holder],
+    all: u32,
+    /// Most of each holder so far.
+    most: Vec<u32>,
+    /// Counts of a node.
+    width: usize,
+    /// Holders, filled up to a power of two.
+    leaves: usize,
+    /// Of node `i` at `i * width`; the root is node 1, the children of `i` are `2 i` and `2 i + 1`.
+    nodes: Vec<f64>,
+    change: Vec<f64>,
+    carried: Vec<f64>,
+}
+
+impl<'h> Ways<'h> {
+    fn new(holders: &'h [Holder], used: u32, all: u32) -> Self {
+        let leaves = holders.len().next_power_of_two();
+        let width = used as usize + 1;
+        let mut nodes = vec![0.0; 2 * leaves * width];
+        for none_chosen in nodes.iter_mut().step_by(width) {
+            *none_chosen = 1.0;
         }
-        self.sum[used]
+        Self {
+            holders,
+            all,
+            most: vec![0; holders.len()],
+            width,
+            leaves,
+            nodes,
+            change: vec![0.0; width],
+            carried: vec![0.0; width],
+        }
+    }
+
+    /// The ways, with all holders.
+    fn count(&self) -> f64 {
+        self.nodes[2 * self.width - 1]
+    }
+
+    /// A holder may give one expert more.
+    fn one_more(&mut self, at: usize) {
+        self.most[at] += 1;
+        let chosen = self.most[at] as usize;
+        self.change.fill(0.0);
+        self.change[chosen] = ways_to_choose(self.holders[at].experts, self.most[at], self.all);
+        let mut node = self.leaves + at;
+        loop {
+            let own = &mut self.nodes[node * self.width..(node + 1) * self.width];
+            for (to, more) in own.iter_mut().zip(&self.change) {
+                *to += more;
+            }
+            if node == 1 {
+                return;
+            }
+            let sibling = &self.nodes[(node ^ 1) * self.width..((node ^ 1) + 1) * self.width];
+            self.carried.fill(0.0);
+            for (count, change) in self.change.iter().enumerate().skip(chosen) {
+                for (to, ways) in self.carried[count..].iter_mut().zip(sibling) {
+                    *to += change * ways;
+                }
+            }
+            std::mem::swap(&mut self.change, &mut self.carried);
+            node /= 2;
+        }
     }
 }
 

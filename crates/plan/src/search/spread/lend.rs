@@ -5,6 +5,7 @@
 //! take single groups from those who hold them. The time of a layer is that of its slowest holder, so as few layers as
 //! possible are shared out, and slow nodes meet in the same ones.
 
+use super::super::Part;
 use super::{Kind, Layout};
 use crate::memory::Holding;
 use crate::speed::{Holder, expected_s};
@@ -36,10 +37,11 @@ fn sources(layout: &Layout<'_, '_>, idle: &[usize]) -> Vec<Source> {
             .map(|node| links.experts_s(stage, *node, (1.0, 1)));
         ways.sum()
     };
-    let mut parts = layout.parts.clone();
-    parts.sort_by(|a, b| cost(a.node).total_cmp(&cost(b.node)));
+    let priced = layout.parts.iter().map(|part| (cost(part.node), *part));
+    let mut parts: Vec<(f64, Part)> = priced.collect();
+    parts.sort_by(|a, b| a.0.total_cmp(&b.0));
     let mut sources = Vec::new();
-    for part in parts {
+    for (_, part) in parts {
         let range = problem.layer(part.first)..problem.layer(part.end);
         let layers = range.filter_map(|layer| {
             let facts = problem.model.layers.get(layer as usize)?;
