@@ -1,4 +1,4 @@
-//! The API: OpenAI's dialect over HTTP/1.1, for clients of the household.
+//! The API: several dialects over HTTP/1.1, for clients of the household.
 //!
 //! Owns sockets of clients, deadlines, the checks of everything that comes in and the shape of everything that goes
 //! out. Never names a node, a plan or a step, and never lets text of a prompt or an answer into a log, a metric or
@@ -15,9 +15,9 @@ mod config;
 mod dialect;
 mod error;
 mod fields;
+mod frames;
 mod guard;
 mod logprobs;
-mod messages;
 mod metrics;
 mod observe;
 mod refused;
@@ -53,5 +53,5 @@ pub async fn serve(
 /// # Errors
 /// What the client would be told, as JSON.
 pub fn read_body(bytes: &[u8]) -> Result<serde_json::Map<String, serde_json::Value>, String> {
-    body::parse_object(bytes).map_err(|error| error.body().to_string())
+    body::parse_object(bytes).map_err(|error| error.body(error::ErrorForm::OpenAi).to_string())
 }

@@ -3,20 +3,29 @@
 //! Owns chat rendering, tokenising, incremental text, stop texts, the split of reasoning from content, and the
 //! counting of tokens. Never names an HTTP type and never touches a node.
 //!
-//! The one idea: there is one internal request ([`Ask`]) and one internal stream ([`Answer`]); every dialect of
-//! the API is a thin translation to the one and from the other.
+//! The one idea: there is one internal request ([`ChatRequest`], or bare prompts, which become an [`Ask`]) and one
+//! internal stream ([`Answer`], of [`Part`]s); every dialect of the API is a thin translation to the one and from the
+//! other.
 
 mod answer;
 mod ask;
+mod chat;
 mod choice;
 mod label;
+mod part;
 mod prompt;
 mod reasoning;
+mod render;
 mod stops;
 
 pub(crate) use answer::{Answer, Delta, Usage};
 pub(crate) use ask::{Ask, AskError};
-pub(crate) use choice::Finish;
+pub(crate) use chat::{
+    Call, ChatRequest, Message, OutputFormat, Parallel, Said, Strictness, Thinking, Tool,
+    ToolChoice, ToolResult, ToolUse, Turn,
+};
+pub(crate) use choice::{Finish, Reading};
 pub(crate) use label::{Labels, token_label};
-pub(crate) use prompt::{ChatPrompt, Prompt, PromptError, encode_prompts, render_chat};
-pub(crate) use reasoning::Reasoning;
+pub(crate) use part::Part;
+pub(crate) use prompt::{Prompt, PromptError, encode_prompts};
+pub(crate) use render::{Rendered, render_chat};

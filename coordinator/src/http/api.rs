@@ -4,18 +4,32 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::gateway::{Gateway, Phase, ServedModel};
-use crate::text::Ask;
+use crate::text::{Ask, ChatRequest, Rendered, render_chat};
 
 use super::config::HttpConfig;
 use super::error::ApiError;
 use super::fields::Fields;
 use super::observe::Observed;
+use super::sampling::Draw;
 
 /// The state behind all routes.
 #[derive(Debug)]
 pub(super) struct Api {
     pub(super) gateway: Gateway,
     pub(super) config: HttpConfig,
+}
+
+/// A chat, and how its answers are drawn.
+#[derive(Debug)]
+pub(super) struct ChatAsk {
+    /// What was said.
+    pub(super) chat: ChatRequest,
+    /// How answers are drawn.
+    pub(super) draw: Draw,
+    /// Alternatives that are reported for each token, if log-probabilities are wanted.
+    pub(super) logprobs: Option<u32>,
+    /// The field of the request that errors about the messages name.
+    pub(super) place: &'static str,
 }
 
 impl Api {
@@ -44,6 +58,38 @@ impl Api {
         tokio::task::spawn_blocking(work)
             .await
             .map_err(|_| ApiError::internal("the prompt could not be prepared"))
+    }
+
+    /// Renders a chat, outside the async threads.
+    ///
+    /// # Errors
+    /// 400 naming `place` if the template refuses the chat.
+    pub(super) async fn render(
+        self: &Arc<Self>,
+        chat: ChatRequest,
+        place: &'static str,
+    ) -> Result<Rendered, ApiError> {
+        let model = Arc::clone(self.gateway.model());
+        self.compute(move || render_chat(&model, &chat))
+            .await?
+            .map_err(|error| ApiError::prompt(place, &error))
+    }
+
+    /// Renders a chat and hands it to the household: what every dialect of messages does.
+    ///
+    /// # Errors
+    /// 400, 429 or 503.
+    pub(super) async fn chat(
+        self: &Arc<Self>,
+        ask: ChatAsk,
+        started: Instant,
+    ) -> Result<Observed, ApiError> {
+        self.ready()?;
+        let rendered = self.render(ask.chat, ask.place).await?;
+        let ask = ask
+            .draw
+            .ask(vec![rendered.ids], rendered.reading, ask.logprobs);
+        self.start(ask, started).await
     }
 
     /// Hands a request to the household.

@@ -13,14 +13,15 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::gateway::ServedModel;
-use crate::text::{Ask, Delta, Prompt, Reasoning, Usage, encode_prompts};
+use crate::text::{Ask, Delta, Prompt, Reading, Usage, encode_prompts};
 
 use super::api::Api;
-use super::dialect::{Dialect, Head, UsageBody, finish_name, respond};
+use super::dialect::{DONE, Dialect, Head, UsageBody, finish_name, respond};
 use super::error::ApiError;
 use super::fields::{Fields, wrong};
+use super::frames::{Frames, Written};
 use super::logprobs::{CompletionTokens, TokenWriter};
-use super::sampling::{self, Delivery, IncludeUsage, Shared};
+use super::sampling::{self, IncludeUsage, Shared};
 use super::{body, refused};
 
 /// What OpenAI's API takes if the request does not say.
@@ -58,18 +59,8 @@ pub(super) async fn handle(
     let delivery = shared.delivery;
     let dialect = Completion::new(&model, &shared, logprobs, echo.unwrap_or_default());
     let ask = Ask {
-        prompts,
-        choices: shared.choices,
-        max_tokens: shared.max_tokens,
         default_max_tokens: Some(MAX_TOKENS_DEFAULT),
-        min_tokens: shared.min_tokens,
-        stop_ids: shared.stop_ids,
-        stops: shared.stops,
-        sampling: proto::step::Sampling {
-            logprobs,
-            ..shared.sampling
-        },
-        reasoning: Reasoning::Off,
+        ..shared.draw.ask(prompts, Reading::plain(), logprobs)
     };
     let answer = api.start(ask, started).await?;
     respond(answer, dialect, delivery, api.config.limits.keep_alive).await
@@ -95,16 +86,16 @@ fn parse(fields: &Fields<'_>, model: &ServedModel) -> Result<Parsed, ApiError> {
         ));
     }
     if let Some(best_of) = fields.integer("best_of", 1..=u32::MAX)?
-        && best_of != shared.choices
+        && best_of != shared.draw.choices
     {
         let message = format!(
             "`best_of` is {best_of}; this service cannot rank answers yet and expects nothing or `n`, {}",
-            shared.choices
+            shared.draw.choices
         );
         return Err(ApiError::unsupported("best_of", message));
     }
     let prompts = prompts(fields, model)?;
-    let choices = usize::try_from(shared.choices).unwrap_or(usize::MAX);
+    let choices = usize::try_from(shared.draw.choices).unwrap_or(usize::MAX);
     if prompts.len().saturating_mul(choices) > TOTAL_CHOICES_MAX {
         let message = format!(
             "{} prompts with `n` {choices} make more than {TOTAL_CHOICES_MAX} choices; send several requests",
@@ -208,11 +199,8 @@ impl Completion {
         Self {
             head: Head::new("cmpl", &model.id),
             tokens: logprobs.map(|count| TokenWriter::new(&model.tokenizer, shared.labels, count)),
-            usage: match shared.delivery {
-                Delivery::Stream { usage } => usage,
-                Delivery::Whole => IncludeUsage::No,
-            },
-            choices_per_prompt: usize::try_from(shared.choices).unwrap_or(1).max(1),
+            usage: shared.usage,
+            choices_per_prompt: usize::try_from(shared.draw.choices).unwrap_or(1).max(1),
             echo,
             choices: Vec::new(),
         }
@@ -225,7 +213,7 @@ impl Completion {
     }
 
     fn choice(&self, delta: Delta) -> Choice {
-        let mut text = delta.content;
+        let mut text = delta.text();
         if delta.first {
             text.insert_str(0, self.echo(delta.index));
         }
@@ -244,25 +232,29 @@ impl Completion {
         }
     }
 
-    fn object(&self, choices: Vec<Choice>, usage: Option<UsageBody>) -> serde_json::Result<String> {
-        serde_json::to_string(&Object {
+    fn object(&self, choices: Vec<Choice>, usage: Option<UsageBody>) -> impl Serialize {
+        Object {
             id: &self.head.id,
             object: "text_completion",
             created: self.head.created,
             model: &self.head.model,
             choices,
             usage: (self.usage == IncludeUsage::Yes).then_some(usage),
-        })
+        }
     }
 }
 
 impl Dialect for Completion {
-    fn event(&self, delta: Delta) -> serde_json::Result<String> {
-        self.object(vec![self.choice(delta)], None)
+    fn delta(&mut self, delta: Delta, frames: &mut Frames) -> Written {
+        frames.value(&self.object(vec![self.choice(delta)], None))
     }
 
-    fn usage_event(&self, usage: Usage) -> serde_json::Result<String> {
-        self.object(Vec::new(), Some(usage.into()))
+    fn close(&mut self, usage: Usage, frames: &mut Frames) -> Written {
+        if self.usage == IncludeUsage::Yes {
+            frames.value(&self.object(Vec::new(), Some(usage.into())))?;
+        }
+        frames.fixed(DONE);
+        Ok(())
     }
 
     fn add(&mut self, delta: Delta) {

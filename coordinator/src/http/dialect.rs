@@ -1,6 +1,6 @@
 //! What the dialects of the API have in common: how an answer under way becomes an HTTP response.
 //!
-//! A [`Dialect`] only writes: it turns deltas into events, or gathers them into one body. Waiting, keeping the
+//! A [`Dialect`] only writes: it turns deltas into frames, or gathers them into one body. Waiting, keeping the
 //! connection alive, ending and failing are here, once for all.
 
 use std::convert::Infallible;
@@ -11,21 +11,44 @@ use axum::http::{HeaderValue, Response, StatusCode, header};
 use bytes::Bytes;
 use serde::Serialize;
 
-use crate::gateway::Failure;
 use crate::text::{Delta, Finish, Usage};
 
-use super::error::{ApiError, json_response};
+use super::error::{ApiError, ErrorForm, json_response};
+use super::frames::{Frames, Wire, Written};
 use super::observe::Observed;
-use super::sampling::{Delivery, IncludeUsage};
+use super::sampling::Delivery;
 
-/// One way of writing answers.
+/// What ends a stream of OpenAI's API.
+pub(super) const DONE: &str = "data: [DONE]\n\n";
+
+/// One way of writing answers. Streams call `open`, `delta` for each, and `close` or `fail`; what is written in one call
+/// leaves together. Answers in one piece call `add` for each delta and then `whole`.
 pub(super) trait Dialect: Send + 'static {
-    /// The JSON of a stream's event for one delta.
-    fn event(&self, delta: Delta) -> serde_json::Result<String>;
-    /// The JSON of the event with the token counts.
-    fn usage_event(&self, usage: Usage) -> serde_json::Result<String>;
+    /// How its streams are framed.
+    const WIRE: Wire = Wire::Events;
+
+    /// What a stream says that has been silent for a while; empty says nothing.
+    const KEEP_ALIVE: &'static str = ": keep-alive\n\n";
+
+    /// Frames that come before the first token is there. Only tokens of prompts are counted yet.
+    fn open(&mut self, _usage: Usage, _frames: &mut Frames) -> Written {
+        Ok(())
+    }
+
+    /// The frames of one delta: at least one, so that every token is seen to come.
+    fn delta(&mut self, delta: Delta, frames: &mut Frames) -> Written;
+
+    /// The frames after the last delta.
+    fn close(&mut self, usage: Usage, frames: &mut Frames) -> Written;
+
+    /// The frame that ends a stream which cannot be finished.
+    fn fail(&mut self, error: &ApiError, frames: &mut Frames) -> Written {
+        frames.value(&error.body(ErrorForm::OpenAi))
+    }
+
     /// Gathers a delta for [`Dialect::whole`].
     fn add(&mut self, delta: Delta);
+
     /// The answer in one piece.
     fn whole(self, usage: Usage) -> impl Serialize;
 }
@@ -82,11 +105,12 @@ impl From<Usage> for UsageBody {
     }
 }
 
-/// A finish reason as clients see it.
+/// A finish reason as clients of OpenAI's API see it.
 pub(super) fn finish_name(finish: Finish) -> &'static str {
     match finish {
-        Finish::Stop => "stop",
+        Finish::Stop | Finish::StopText(_) => "stop",
         Finish::Length => "length",
+        Finish::ToolCalls => "tool_calls",
     }
 }
 
@@ -102,12 +126,10 @@ pub(super) async fn respond<D: Dialect>(
 ) -> Result<Response<Body>, ApiError> {
     match delivery {
         Delivery::Whole => whole(answer, dialect).await,
-        Delivery::Stream { usage } => Ok(stream(Events {
-            answer: Some(answer),
+        Delivery::Stream => Ok(stream(Events {
+            stage: Stage::Opening(answer),
             dialect,
-            usage,
             keep_alive,
-            closing: Closing::None,
         })),
     }
 }
@@ -127,21 +149,21 @@ async fn whole<D: Dialect>(
     Ok(json_response(StatusCode::OK, &body))
 }
 
-/// What is left to send after the last delta.
-#[derive(Debug, Clone, Copy)]
-enum Closing {
-    None,
-    Usage(Usage),
-    Done,
+/// How far a stream has come.
+enum Stage {
+    /// Nothing was sent yet.
+    Opening(Observed),
+    /// Deltas are on their way.
+    Running(Observed),
+    /// Nothing follows.
+    Ended,
 }
 
-/// A stream of server-sent events. Dropping it drops the answer, and with it what is still being computed.
+/// A stream of frames. Dropping it drops the answer, and with it what is still being computed.
 struct Events<D> {
-    answer: Option<Observed>,
+    stage: Stage,
     dialect: D,
-    usage: IncludeUsage,
     keep_alive: Duration,
-    closing: Closing,
 }
 
 fn stream<D: Dialect>(events: Events<D>) -> Response<Body> {
@@ -151,8 +173,8 @@ fn stream<D: Dialect>(events: Events<D>) -> Response<Body> {
     });
     let mut response = Response::new(Body::from_stream(frames));
     let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, D::WIRE.content_type());
     let mut set = |name, value| headers.insert(name, HeaderValue::from_static(value));
-    set(header::CONTENT_TYPE, "text/event-stream");
     set(header::CACHE_CONTROL, "no-cache");
     // Proxies of the nginx kind would otherwise gather events.
     set(header::HeaderName::from_static("x-accel-buffering"), "no");
@@ -160,57 +182,55 @@ fn stream<D: Dialect>(events: Events<D>) -> Response<Body> {
 }
 
 impl<D: Dialect> Events<D> {
-    /// The next frame; `None` ends the stream.
+    /// The next frames; `None` ends the stream.
     async fn next(&mut self) -> Option<Bytes> {
-        let Some(answer) = &mut self.answer else {
-            return self.close();
+        loop {
+            let frames = self.step().await?;
+            // A dialect that has nothing to say leaves the connection alone: an empty chunk would end it.
+            if !frames.is_empty() {
+                return Some(frames);
+            }
+        }
+    }
+
+    async fn step(&mut self) -> Option<Bytes> {
+        let mut frames = Frames::new(D::WIRE);
+        let (stage, written) = match std::mem::replace(&mut self.stage, Stage::Ended) {
+            Stage::Ended => return None,
+            Stage::Opening(answer) => {
+                let written = self.dialect.open(answer.usage(), &mut frames);
+                (Stage::Running(answer), written)
+            }
+            Stage::Running(mut answer) => {
+                match tokio::time::timeout(self.keep_alive, answer.next()).await {
+                    Err(_) => {
+                        frames.fixed(D::KEEP_ALIVE);
+                        (Stage::Running(answer), Ok(()))
+                    }
+                    Ok(Ok(Some(delta))) => {
+                        let written = self.dialect.delta(delta, &mut frames);
+                        (Stage::Running(answer), written)
+                    }
+                    Ok(Ok(None)) => {
+                        let written = self.dialect.close(answer.usage(), &mut frames);
+                        (Stage::Ended, written)
+                    }
+                    Ok(Err(failure)) => return Some(self.fail(&ApiError::failed(&failure))),
+                }
+            }
         };
-        match tokio::time::timeout(self.keep_alive, answer.next()).await {
-            Err(_) => Some(Bytes::from_static(b": keep-alive\n\n")),
-            Ok(Ok(Some(delta))) => {
-                let event = self.dialect.event(delta);
-                Some(self.frame(event))
-            }
-            Ok(Ok(None)) => {
-                self.closing = match self.usage {
-                    IncludeUsage::Yes => Closing::Usage(answer.usage()),
-                    IncludeUsage::No => Closing::Done,
-                };
-                self.answer = None;
-                self.close()
-            }
-            Ok(Err(failure)) => Some(self.fail(&failure)),
+        if written.is_err() {
+            return Some(self.fail(&ApiError::internal("an event could not be written")));
         }
+        self.stage = stage;
+        Some(frames.into_bytes())
     }
 
-    fn close(&mut self) -> Option<Bytes> {
-        match std::mem::replace(&mut self.closing, Closing::None) {
-            Closing::None => None,
-            Closing::Usage(usage) => {
-                self.closing = Closing::Done;
-                let event = self.dialect.usage_event(usage);
-                Some(self.frame(event))
-            }
-            Closing::Done => Some(Bytes::from_static(b"data: [DONE]\n\n")),
-        }
-    }
-
-    /// The error event; nothing follows it.
-    fn fail(&mut self, failure: &Failure) -> Bytes {
-        self.answer = None;
-        self.closing = Closing::None;
-        let body = ApiError::failed(failure).body();
-        Bytes::from(format!("data: {body}\n\n"))
-    }
-
-    fn frame(&mut self, event: serde_json::Result<String>) -> Bytes {
-        match event {
-            Ok(json) => Bytes::from(format!("data: {json}\n\n")),
-            Err(_) => self.fail(&Failure {
-                code: "internal",
-                message: "an event could not be written".to_owned(),
-                retry: crate::gateway::Retry::Never,
-            }),
-        }
+    /// The frame of a failure; nothing follows it.
+    fn fail(&mut self, error: &ApiError) -> Bytes {
+        let mut frames = Frames::new(D::WIRE);
+        // If even this cannot be written, the stream ends without a word, which clients take for a failure as well.
+        let _ = self.dialect.fail(error, &mut frames);
+        frames.into_bytes()
     }
 }

@@ -1,14 +1,18 @@
-//! Errors as clients see them: a status and a JSON body in OpenAI's shape.
+//! Errors as clients see them: a status and a JSON body in the shape that the path's clients know.
 //!
 //! The one place where an error becomes HTTP. Messages say what came, what was expected and what to do; they never
 //! contain text of a prompt or an answer.
 
+mod form;
+
 use axum::body::Body;
 use axum::http::{HeaderValue, Response, StatusCode, header};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use crate::gateway::{Failure, Phase, Refusal, Retry, ServiceStatus};
 use crate::text::{AskError, PromptError};
+
+pub(super) use form::ErrorForm;
 
 const INVALID: &str = "invalid_request_error";
 const SERVER: &str = "server_error";
@@ -181,36 +185,21 @@ impl ApiError {
         Self::field(param, error.to_string())
     }
 
-    /// The JSON body.
-    pub(super) fn body(&self) -> Value {
-        let mut body = Map::new();
-        body.insert(
-            "error".to_owned(),
-            json!({
-                "message": self.0.message,
-                "type": self.0.kind,
-                "param": self.0.param,
-                "code": self.0.code,
-            }),
-        );
-        body.extend(self.0.extra.clone());
-        Value::Object(body)
-    }
-
-    /// The whole answer.
-    pub(super) fn response(&self) -> Response<Body> {
-        let mut response = json_response(self.0.status, &self.body());
+    /// Writes the error into a response, whose other headers stay.
+    pub(super) fn write(&self, form: ErrorForm, response: &mut Response<Body>) {
+        let mut whole = json_response(self.0.status, &self.body(form));
+        let headers = response.headers_mut();
+        // It speaks of the body that was there before.
+        headers.remove(header::CONTENT_LENGTH);
+        headers.extend(std::mem::take(whole.headers_mut()));
         if let Some(seconds) = self.0.retry_after_s {
-            let value = HeaderValue::from(seconds);
-            response.headers_mut().insert(header::RETRY_AFTER, value);
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         if self.0.status == StatusCode::UNAUTHORIZED {
-            let value = HeaderValue::from_static("Bearer");
-            response
-                .headers_mut()
-                .insert(header::WWW_AUTHENTICATE, value);
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
-        response
+        *response.status_mut() = whole.status();
+        *response.body_mut() = whole.into_body();
     }
 }
 

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use crate::gateway::{Phase, ServedModel};
 
 use super::api::Api;
-use super::error::{ApiError, json_response, status_fields};
+use super::error::{ApiError, ErrorForm, json_response, status_fields};
 use super::{chat, completions, guard, metrics};
 
 /// All routes, guarded and counted.
@@ -35,18 +35,26 @@ pub(super) fn router(api: Arc<Api>) -> Router {
 }
 
 impl IntoResponse for ApiError {
+    /// Carries the error to [`admit`], which knows the path and writes it in the form of the path's clients.
     fn into_response(self) -> Response<Body> {
-        self.response()
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+        response.extensions_mut().insert(self);
+        response
     }
 }
 
 /// Lets a request in or not, and counts what became of it.
 async fn admit(State(api): State<Arc<Api>>, request: Request<Body>, next: Next) -> Response<Body> {
     let route = route_name(request.uri().path());
+    let form = ErrorForm::of(request.uri().path());
     let mut response = match guard::check(&api.config, &request) {
         Ok(()) => next.run(request).await,
-        Err(error) => error.response(),
+        Err(error) => error.into_response(),
     };
+    if let Some(error) = response.extensions_mut().remove::<ApiError>() {
+        error.write(form, &mut response);
+    }
     let value = HeaderValue::from_static("nosniff");
     response
         .headers_mut()
@@ -109,7 +117,7 @@ async fn readyz(State(api): State<Arc<Api>>) -> Response<Body> {
     if status.phase == Phase::Ready {
         json_response(StatusCode::OK, &Value::Object(status_fields(&status)))
     } else {
-        ApiError::not_ready(&status).response()
+        ApiError::not_ready(&status).into_response()
     }
 }
 

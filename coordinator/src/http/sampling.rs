@@ -24,21 +24,21 @@ use proto::step::Sampling;
 use serde_json::Value;
 
 use crate::gateway::ServedModel;
-use crate::text::Labels;
+use crate::text::{Ask, Labels, Reading};
 
 use super::error::ApiError;
 use super::fields::{Fields, describe, wrong};
+
+/// Values of `top_p`: 0 would keep nothing.
+pub(super) const TOP_P: std::ops::RangeInclusive<f64> = f32::MIN_POSITIVE as f64..=1.0;
 
 /// Whether the answer comes in one piece.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Delivery {
     /// One JSON object.
     Whole,
-    /// Server-sent events.
-    Stream {
-        /// Whether an event with the token counts comes before the end.
-        usage: IncludeUsage,
-    },
+    /// Frames as the tokens come.
+    Stream,
 }
 
 /// Whether a stream ends with the token counts.
@@ -54,14 +54,75 @@ pub(super) enum IncludeUsage {
 #[derive(Debug, Clone)]
 pub(super) struct Shared {
     pub(super) delivery: Delivery,
-    pub(super) choices: u32,
-    pub(super) max_tokens: Option<u32>,
-    pub(super) min_tokens: u32,
-    pub(super) stop_ids: Vec<u32>,
-    pub(super) stops: Vec<String>,
+    pub(super) usage: IncludeUsage,
     pub(super) labels: Labels,
-    /// Without `logprobs`, which the dialects read differently.
+    pub(super) draw: Draw,
+}
+
+/// How answers are drawn, and how long they may be.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Draw {
+    /// Answers per prompt.
+    pub(super) choices: u32,
+    /// Most tokens of an answer, as far as the client said.
+    pub(super) max_tokens: Option<u32>,
+    /// Tokens before which no end id is drawn.
+    pub(super) min_tokens: u32,
+    /// Ids that end an answer.
+    pub(super) stop_ids: Vec<u32>,
+    /// Texts that end an answer.
+    pub(super) stops: Vec<String>,
+    /// How tokens are drawn. `logprobs` is set by the dialect.
     pub(super) sampling: Sampling,
+}
+
+impl Draw {
+    /// What holds for a request that says nothing: the model's recommendations, and a seed of its own.
+    pub(super) fn of(model: &ServedModel) -> Self {
+        let defaults = &model.defaults;
+        Self {
+            choices: 1,
+            max_tokens: None,
+            min_tokens: 0,
+            stop_ids: defaults.eos_ids.clone(),
+            stops: Vec::new(),
+            sampling: Sampling {
+                temperature: defaults.temperature.unwrap_or(1.0),
+                top_k: defaults.top_k.unwrap_or(0),
+                top_p: defaults.top_p.unwrap_or(1.0),
+                min_p: defaults.min_p.unwrap_or(0.0),
+                repetition: defaults.repetition_penalty.unwrap_or(1.0),
+                presence: 0.0,
+                frequency: 0.0,
+                // The one place where chance enters: everything behind the API repeats exactly.
+                seed: rand::random(),
+                ..Sampling::default()
+            },
+        }
+    }
+
+    /// The request for answers to some prompts, all read alike.
+    pub(super) fn ask(
+        self,
+        prompts: Vec<Vec<u32>>,
+        reading: Reading,
+        logprobs: Option<u32>,
+    ) -> Ask {
+        Ask {
+            prompts,
+            choices: self.choices,
+            max_tokens: self.max_tokens,
+            default_max_tokens: None,
+            min_tokens: self.min_tokens,
+            stop_ids: self.stop_ids,
+            stops: self.stops,
+            sampling: Sampling {
+                logprobs,
+                ..self.sampling
+            },
+            reading,
+        }
+    }
 }
 
 /// Reads the shared fields.
@@ -69,17 +130,27 @@ pub(super) struct Shared {
 /// # Errors
 /// 400 naming the first bad field.
 pub(super) fn read(fields: &Fields<'_>, model: &ServedModel) -> Result<Shared, ApiError> {
-    let ignore_eos = fields.flag("ignore_eos")?.unwrap_or(false);
-    let mut stop_ids = stop_token_ids(fields, model)?;
-    if !ignore_eos {
-        stop_ids.extend_from_slice(&model.defaults.eos_ids);
-        stop_ids.sort_unstable();
-        stop_ids.dedup();
-    }
     let labels = match fields.flag("return_tokens_as_token_ids")? {
         Some(true) => Labels::Ids,
         Some(false) | None => Labels::Text,
     };
+    let (delivery, usage) = delivery(fields)?;
+    Ok(Shared {
+        delivery,
+        usage,
+        labels,
+        draw: draw(fields, model)?,
+    })
+}
+
+fn draw(fields: &Fields<'_>, model: &ServedModel) -> Result<Draw, ApiError> {
+    let defaults = Draw::of(model);
+    let mut stop_ids = stop_token_ids(fields, model)?;
+    if !fields.flag("ignore_eos")?.unwrap_or(false) {
+        stop_ids.extend_from_slice(&defaults.stop_ids);
+        stop_ids.sort_unstable();
+        stop_ids.dedup();
+    }
     let max_tokens = max_tokens(fields)?;
     let min_tokens = fields
         .integer("min_tokens", 0..=limits::SEQUENCE_POSITIONS_MAX)?
@@ -92,15 +163,13 @@ pub(super) fn read(fields: &Fields<'_>, model: &ServedModel) -> Result<Shared, A
             format!("`min_tokens` is {min_tokens}; expected at most `max_tokens`, {most}"),
         ));
     }
-    Ok(Shared {
-        delivery: delivery(fields)?,
+    Ok(Draw {
         choices: fields.integer("n", 1..=limits::CHOICES_MAX)?.unwrap_or(1),
         max_tokens,
         min_tokens,
         stop_ids,
-        stops: stops(fields)?,
-        labels,
-        sampling: sampling(fields, model)?,
+        stops: stop_texts(fields, "stop")?,
+        sampling: sampling(fields, model, defaults.sampling)?,
     })
 }
 
@@ -117,32 +186,31 @@ pub(super) fn alternatives(
     Ok(count.map(|count| count.min(model.vocab)))
 }
 
-fn sampling(fields: &Fields<'_>, model: &ServedModel) -> Result<Sampling, ApiError> {
-    let defaults = &model.defaults;
-    let number = |name: &str, range| fields.number(name, range);
-    let top_p = number("top_p", f64::from(f32::MIN_POSITIVE)..=1.0)?;
+fn sampling(
+    fields: &Fields<'_>,
+    model: &ServedModel,
+    defaults: Sampling,
+) -> Result<Sampling, ApiError> {
+    let number = |name: &str, range, default| Ok(fields.number(name, range)?.unwrap_or(default));
     Ok(Sampling {
-        temperature: number("temperature", 0.0..=2.0)?
-            .or(defaults.temperature)
-            .unwrap_or(1.0),
-        top_k: top_k(fields, model)?.or(defaults.top_k).unwrap_or(0),
-        top_p: top_p.or(defaults.top_p).unwrap_or(1.0),
-        min_p: number("min_p", 0.0..=1.0)?
-            .or(defaults.min_p)
-            .unwrap_or(0.0),
-        repetition: number("repetition_penalty", 0.01..=10.0)?
-            .or(defaults.repetition_penalty)
-            .unwrap_or(1.0),
-        presence: number("presence_penalty", -2.0..=2.0)?.unwrap_or(0.0),
-        frequency: number("frequency_penalty", -2.0..=2.0)?.unwrap_or(0.0),
-        // The one place where chance enters: everything behind the API repeats exactly.
-        seed: seed(fields)?.unwrap_or_else(rand::random),
+        temperature: number("temperature", 0.0..=2.0, defaults.temperature)?,
+        top_k: top_k(fields, model)?.unwrap_or(defaults.top_k),
+        top_p: number("top_p", TOP_P, defaults.top_p)?,
+        min_p: number("min_p", 0.0..=1.0, defaults.min_p)?,
+        repetition: number("repetition_penalty", 0.01..=10.0, defaults.repetition)?,
+        presence: number("presence_penalty", -2.0..=2.0, defaults.presence)?,
+        frequency: number("frequency_penalty", -2.0..=2.0, defaults.frequency)?,
+        seed: seed(fields)?.unwrap_or(defaults.seed),
         bias: logit_bias(fields, model)?,
-        ..Sampling::default()
+        ..defaults
     })
 }
 
-fn top_k(fields: &Fields<'_>, model: &ServedModel) -> Result<Option<u32>, ApiError> {
+/// `top_k`; -1 and 0 keep all.
+///
+/// # Errors
+/// 400 if it is no count.
+pub(super) fn top_k(fields: &Fields<'_>, model: &ServedModel) -> Result<Option<u32>, ApiError> {
     if fields.get("top_k").and_then(Value::as_i64) == Some(-1) {
         return Ok(Some(0));
     }
@@ -208,7 +276,11 @@ fn logit_bias(fields: &Fields<'_>, model: &ServedModel) -> Result<Vec<(u32, f32)
     Ok(bias)
 }
 
-fn stops(fields: &Fields<'_>) -> Result<Vec<String>, ApiError> {
+/// Stop texts: one or several.
+///
+/// # Errors
+/// 400 naming the one that is empty, too long or no text.
+pub(super) fn stop_texts(fields: &Fields<'_>, name: &str) -> Result<Vec<String>, ApiError> {
     let expected = format!(
         "a string or an array of up to {} strings, each of 1 to {} bytes",
         limits::STOP_STRINGS_MAX,
@@ -220,14 +292,15 @@ fn stops(fields: &Fields<'_>) -> Result<Vec<String>, ApiError> {
         }
         other => Err(wrong(path, other, &expected)),
     };
-    match fields.get("stop") {
+    let path = fields.path(name);
+    match fields.get(name) {
         None => Ok(Vec::new()),
         Some(Value::Array(values)) if values.len() <= limits::STOP_STRINGS_MAX => values
             .iter()
             .enumerate()
-            .map(|(index, value)| one(&format!("stop[{index}]"), value))
+            .map(|(index, value)| one(&format!("{path}[{index}]"), value))
             .collect(),
-        Some(value) => Ok(vec![one("stop", value)?]),
+        Some(value) => Ok(vec![one(&path, value)?]),
     }
 }
 
@@ -288,12 +361,12 @@ fn max_tokens(fields: &Fields<'_>) -> Result<Option<u32>, ApiError> {
     }
 }
 
-fn delivery(fields: &Fields<'_>) -> Result<Delivery, ApiError> {
+fn delivery(fields: &Fields<'_>) -> Result<(Delivery, IncludeUsage), ApiError> {
     let stream = fields.flag("stream")?.unwrap_or(false);
     let options = fields.object("stream_options")?;
     if !stream {
         return match options {
-            None => Ok(Delivery::Whole),
+            None => Ok((Delivery::Whole, IncludeUsage::No)),
             Some(_) => Err(ApiError::field(
                 "stream_options",
                 "`stream_options` is set; expected `stream` to be true with it",
@@ -304,10 +377,9 @@ fn delivery(fields: &Fields<'_>) -> Result<Delivery, ApiError> {
         None => None,
         Some(options) => Fields::at("stream_options", options).flag("include_usage")?,
     };
-    Ok(Delivery::Stream {
-        usage: match usage {
-            Some(true) => IncludeUsage::Yes,
-            Some(false) | None => IncludeUsage::No,
-        },
-    })
+    let usage = match usage {
+        Some(true) => IncludeUsage::Yes,
+        Some(false) | None => IncludeUsage::No,
+    };
+    Ok((Delivery::Stream, usage))
 }

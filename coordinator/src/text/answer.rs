@@ -13,6 +13,7 @@ use crate::gateway::{Event, Failure, FinishReason, Retry, Stream};
 
 use super::ask::Ask;
 use super::choice::{ChoiceText, Finish, Piece};
+use super::part::Part;
 
 /// Tokens read and made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -32,16 +33,25 @@ pub(crate) struct Delta {
     pub(crate) index: u32,
     /// Whether it is the first of its choice.
     pub(crate) first: bool,
-    /// Text of the answer; often empty.
-    pub(crate) content: String,
-    /// Text of the reasoning; often empty.
-    pub(crate) reasoning: String,
+    /// What was written, in order; often nothing.
+    pub(crate) parts: Vec<Part>,
     /// Characters of the choice before this token.
     pub(crate) offset: u64,
     /// The token, with log-probabilities if they were asked for. `None` if the choice ended without one.
     pub(crate) sampled: Option<Sampled>,
     /// Present on the last delta of a choice.
     pub(crate) finish: Option<Finish>,
+}
+
+impl Delta {
+    /// Its text, without reasoning and calls.
+    pub(crate) fn text(&self) -> String {
+        let texts = self.parts.iter().filter_map(|part| match part {
+            Part::Text(text) => Some(text.as_str()),
+            _ => None,
+        });
+        texts.collect()
+    }
 }
 
 /// Answers under way.
@@ -72,7 +82,7 @@ impl Answer {
         let choices = streams.len().saturating_mul(choices_per_stream);
         Self {
             choices: std::iter::repeat_with(|| Progress {
-                text: ChoiceText::new(tokenizer, &ask.stops, ask.reasoning),
+                text: ChoiceText::new(tokenizer, &ask.stops, &ask.reading),
                 begun: false,
             })
             .take(choices)
@@ -210,8 +220,7 @@ impl Answer {
         Ok(Delta {
             index,
             first,
-            content: piece.content,
-            reasoning: piece.reasoning,
+            parts: piece.parts,
             offset: piece.offset,
             sampled,
             finish: piece.finish,

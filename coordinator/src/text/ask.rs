@@ -11,7 +11,7 @@ use thiserror::Error;
 use crate::gateway::{Gateway, GenerateRequest, Phase, Refusal};
 
 use super::answer::Answer;
-use super::reasoning::Reasoning;
+use super::choice::Reading;
 
 /// One or more prompts to be answered alike.
 #[derive(Debug, Clone)]
@@ -32,8 +32,8 @@ pub(crate) struct Ask {
     pub(crate) stops: Vec<String>,
     /// How tokens are drawn.
     pub(crate) sampling: Sampling,
-    /// How the text is split.
-    pub(crate) reasoning: Reasoning,
+    /// How the text is read.
+    pub(crate) reading: Reading,
 }
 
 /// Why an ask could not start.

@@ -4,12 +4,7 @@
 //! threads. No error of this module contains text of a prompt.
 
 use model::{Specials, Tokenizer};
-use serde_json::{Map, Value};
 use thiserror::Error;
-
-use crate::gateway::ServedModel;
-
-use super::reasoning::Reasoning;
 
 /// A prompt of a plain completion.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,15 +13,6 @@ pub(crate) enum Prompt {
     Text(String),
     /// Ids, used as given.
     Ids(Vec<u32>),
-}
-
-/// A chat, checked: messages as templates want them.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct ChatPrompt {
-    /// An array of objects with `role` and text `content`.
-    pub(crate) messages: Value,
-    /// Further variables of the template.
-    pub(crate) variables: Map<String, Value>,
 }
 
 /// Why a prompt cannot be turned into ids.
@@ -60,31 +46,4 @@ pub(crate) fn encode_prompts(
             Prompt::Text(text) => Ok(tokenizer.encode_prompt(&text, Specials::Parse)?),
         })
         .collect()
-}
-
-/// The ids of a rendered chat, and how its answer begins.
-///
-/// # Errors
-/// The model has no template, or the template refuses the messages.
-pub(crate) fn render_chat(
-    model: &ServedModel,
-    chat: &ChatPrompt,
-) -> Result<(Vec<u32>, Reasoning), PromptError> {
-    let template = model.template.as_ref().ok_or(PromptError::NoTemplate)?;
-    let text = template
-        .render(&model::RenderInput {
-            messages: &chat.messages,
-            tools: None,
-            add_generation_prompt: true,
-            extra: &chat.variables,
-        })
-        .map_err(|error| PromptError::Template(shortened(&error.to_string())))?;
-    let ids = model.tokenizer.encode(&text, Specials::Parse)?;
-    Ok((ids, Reasoning::after(&text)))
-}
-
-/// A template's own words, no longer than fits an error.
-fn shortened(text: &str) -> String {
-    const CHARS_MAX: usize = 300;
-    text.chars().take(CHARS_MAX).collect()
 }

@@ -8,14 +8,20 @@
 pub(super) enum Scan {
     /// This much is final; nothing was found.
     Going(String),
-    /// A stop text was found; this is the last text before it.
-    Stopped(String),
+    /// A stop text was found.
+    Stopped {
+        /// The last text before it.
+        before: String,
+        /// Its number among those that are watched for.
+        stop: usize,
+    },
 }
 
 /// Watches one text for some stop texts.
 #[derive(Debug, Clone)]
 pub(super) struct StopMatcher {
-    stops: Vec<String>,
+    /// With their numbers.
+    stops: Vec<(usize, String)>,
     held: String,
 }
 
@@ -25,8 +31,9 @@ impl StopMatcher {
         Self {
             stops: stops
                 .iter()
-                .filter(|stop| !stop.is_empty())
                 .cloned()
+                .enumerate()
+                .filter(|(_, stop)| !stop.is_empty())
                 .collect(),
             held: String::new(),
         }
@@ -35,14 +42,15 @@ impl StopMatcher {
     /// Takes the next piece.
     pub(super) fn push(&mut self, text: &str) -> Scan {
         self.held.push_str(text);
-        if let Some(start) = self.find() {
+        if let Some((start, stop)) = self.find() {
             self.held.truncate(start);
-            return Scan::Stopped(std::mem::take(&mut self.held));
+            let before = std::mem::take(&mut self.held);
+            return Scan::Stopped { before, stop };
         }
         let kept = self
             .stops
             .iter()
-            .map(|stop| open_suffix(&self.held, stop))
+            .map(|(_, stop)| open_suffix(&self.held, stop))
             .max()
             .unwrap_or(0);
         let rest = self.held.split_off(self.held.len().saturating_sub(kept));
@@ -54,16 +62,16 @@ impl StopMatcher {
         std::mem::take(&mut self.held)
     }
 
-    /// Where the stop text that is complete first begins; of several that end together, the longest.
-    fn find(&self) -> Option<usize> {
+    /// Where the stop text that is complete first begins, and its number; of several that end together, the longest.
+    fn find(&self) -> Option<(usize, usize)> {
         self.stops
             .iter()
-            .filter_map(|stop| {
+            .filter_map(|(number, stop)| {
                 let start = self.held.find(stop.as_str())?;
-                Some((start.saturating_add(stop.len()), start))
+                Some((start.saturating_add(stop.len()), start, *number))
             })
             .min()
-            .map(|(_, start)| start)
+            .map(|(_, start, number)| (start, number))
     }
 }
 
@@ -88,7 +96,7 @@ mod tests {
         for piece in pieces {
             match matcher.push(piece) {
                 Scan::Going(text) => out.push_str(&text),
-                Scan::Stopped(text) => return (out + &text, true),
+                Scan::Stopped { before, .. } => return (out + &before, true),
             }
         }
         (out + &matcher.finish(), false)
@@ -123,6 +131,21 @@ mod tests {
         assert_eq!(matcher.push("a<e"), Scan::Going("a".to_owned()));
         assert_eq!(matcher.push("x"), Scan::Going("<ex".to_owned()));
         assert_eq!(matcher.push("<end"), Scan::Going(String::new()));
-        assert_eq!(matcher.push(">b"), Scan::Stopped(String::new()));
+        let stopped = Scan::Stopped {
+            before: String::new(),
+            stop: 0,
+        };
+        assert_eq!(matcher.push(">b"), stopped);
+    }
+
+    #[test]
+    fn the_stop_text_that_was_found_is_named() {
+        let stops = ["", "never", "b", "ab"].map(str::to_owned);
+        let mut matcher = StopMatcher::new(&stops);
+        let stopped = Scan::Stopped {
+            before: "x".to_owned(),
+            stop: 3,
+        };
+        assert_eq!(matcher.push("xabc"), stopped);
     }
 }

@@ -514,13 +514,11 @@ async fn wrong_places_methods_and_types_are_refused() {
     let good = json!({"model": "hearth-test", "prompt": "a"}).to_string();
     let json_type = ("Content-Type", "application/json");
     type Case<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)], u16, &'a str);
-    let cases: [Case<'_>; 18] = [
+    let cases: [Case<'_>; 16] = [
         ("GET", "/", &[], 404, "not_found"),
         ("GET", "/v1", &[], 404, "not_found"),
         ("POST", "/v1/responses", &[json_type], 404, "not_found"),
         ("POST", "/v1/embeddings", &[json_type], 404, "not_found"),
-        ("POST", "/v1/messages", &[json_type], 404, "not_found"),
-        ("POST", "/api/chat", &[json_type], 404, "not_found"),
         ("GET", "/admin/nodes", &[], 404, "not_found"),
         ("POST", "/v1/completions/", &[json_type], 404, "not_found"),
         ("GET", "/v1/../etc/passwd", &[], 404, "not_found"),
@@ -574,6 +572,31 @@ async fn wrong_places_methods_and_types_are_refused() {
         );
     }
     served.assert_nothing_seen().await;
+}
+
+#[tokio::test]
+async fn errors_have_the_form_that_the_clients_of_a_path_know() {
+    let served = Served::start().await;
+    let ask = async |path: &str, host: &str| {
+        let request = raw("GET", path, &[("Host", host)], b"");
+        let reply = ask(served.address, &request).await;
+        (reply.status(), reply.json())
+    };
+    let (status, openai) = ask("/v1/nothing", "localhost").await;
+    assert_eq!(
+        (status, &openai["error"]["code"]),
+        (404, &json!("not_found"))
+    );
+    let (status, anthropic) = ask("/v1/messages/nothing", "localhost").await;
+    assert_eq!((status, &anthropic["type"]), (404, &json!("error")));
+    assert_eq!(anthropic["error"]["type"], "not_found_error");
+    let (status, ollama) = ask("/api/nothing", "localhost").await;
+    assert_eq!(status, 404);
+    assert!(ollama["error"].is_string());
+    // Even before a route is looked for.
+    let (status, anthropic) = ask("/v1/messages", "evil.example").await;
+    assert_eq!(status, 403);
+    assert_eq!(anthropic["error"]["type"], "permission_error");
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! Checks the messages of a chat and brings them into the form that templates want.
+//! Reads the messages of a chat as OpenAI's clients send them.
 //!
 //! | role | content | also |
 //! |---|---|---|
@@ -11,14 +11,19 @@
 
 use serde_json::{Map, Value};
 
-use super::error::ApiError;
-use super::fields::{Fields, describe, wrong};
+use crate::text::{Call, Message, Said, ToolResult, Turn};
+
+use super::super::error::ApiError;
+use super::super::fields::{Fields, describe, wrong};
+
+const ROLES: &str = "one of `system`, `developer`, `user`, `assistant`, `tool`";
+const CONTENT: &str = "a string or an array of text parts";
 
 /// The messages, checked.
 ///
 /// # Errors
 /// 400 naming the first bad place.
-pub(super) fn read(fields: &Fields<'_>) -> Result<Value, ApiError> {
+pub(super) fn read(fields: &Fields<'_>) -> Result<Vec<Message>, ApiError> {
     let expected = "an array of at least one message";
     let messages = match fields.array("messages")? {
         Some(messages) if !messages.is_empty() => messages,
@@ -33,49 +38,60 @@ pub(super) fn read(fields: &Fields<'_>) -> Result<Value, ApiError> {
         let Value::Object(object) = message else {
             return Err(wrong(&path, message, "an object with `role` and `content`"));
         };
-        checked.push(Value::Object(self::message(&Fields::at(&path, object))?));
+        checked.push(self::message(&Fields::at(&path, object))?);
     }
-    Ok(Value::Array(checked))
+    Ok(checked)
 }
 
-fn message(fields: &Fields<'_>) -> Result<Map<String, Value>, ApiError> {
-    const ROLES: &str = "one of `system`, `developer`, `user`, `assistant`, `tool`";
-    let role = match fields.text("role")? {
-        Some("system" | "developer") => "system",
-        Some("user") => "user",
-        Some("assistant") => "assistant",
-        Some("tool") => "tool",
+fn message(fields: &Fields<'_>) -> Result<Message, ApiError> {
+    match fields.text("role")? {
+        Some("system" | "developer") => Ok(Message::System(said(fields)?)),
+        Some("user") => Ok(Message::User(said(fields)?)),
+        Some("assistant") => Ok(Message::Assistant(turn(fields)?)),
+        Some("tool") => Ok(Message::Tool(ToolResult {
+            text: content(fields)?,
+            call_id: owned(fields, "tool_call_id")?,
+            name: owned(fields, "name")?,
+        })),
         Some(_) => {
             let path = fields.path("role");
             let message = format!("`{path}` is not a known role; expected {ROLES}");
-            return Err(ApiError::field(path, message));
+            Err(ApiError::field(path, message))
         }
-        None => return Err(fields.missing("role", ROLES)),
-    };
-    let mut checked = Map::new();
-    checked.insert("role".to_owned(), role.into());
-    let mut calls = None;
-    if role == "assistant" {
-        if let Some(reasoning) = fields.text("reasoning_content")? {
-            checked.insert("reasoning_content".to_owned(), reasoning.into());
-        }
-        calls = tool_calls(fields)?;
+        None => Err(fields.missing("role", ROLES)),
     }
-    let content = match fields.get("content") {
-        Some(content) => content_text(fields, content)?,
-        None if calls.is_some() => String::new(),
-        None => return Err(fields.missing("content", "a string or an array of text parts")),
-    };
-    checked.insert("content".to_owned(), content.into());
-    if let Some(calls) = calls {
-        checked.insert("tool_calls".to_owned(), calls);
+}
+
+fn owned(fields: &Fields<'_>, name: &str) -> Result<Option<String>, ApiError> {
+    Ok(fields.text(name)?.map(str::to_owned))
+}
+
+fn said(fields: &Fields<'_>) -> Result<Said, ApiError> {
+    Ok(Said {
+        text: content(fields)?,
+        name: owned(fields, "name")?,
+    })
+}
+
+fn turn(fields: &Fields<'_>) -> Result<Turn, ApiError> {
+    let reasoning = owned(fields, "reasoning_content")?;
+    let calls = tool_calls(fields)?;
+    Ok(Turn {
+        reasoning,
+        text: match fields.get("content") {
+            None if !calls.is_empty() => String::new(),
+            _ => content(fields)?,
+        },
+        calls,
+        name: owned(fields, "name")?,
+    })
+}
+
+fn content(fields: &Fields<'_>) -> Result<String, ApiError> {
+    match fields.get("content") {
+        Some(content) => content_text(fields, content),
+        None => Err(fields.missing("content", CONTENT)),
     }
-    for name in ["name", "tool_call_id"] {
-        if let Some(text) = fields.text(name)? {
-            checked.insert(name.to_owned(), text.into());
-        }
-    }
-    Ok(checked)
 }
 
 fn content_text(fields: &Fields<'_>, content: &Value) -> Result<String, ApiError> {
@@ -83,7 +99,7 @@ fn content_text(fields: &Fields<'_>, content: &Value) -> Result<String, ApiError
         Value::String(text) => return Ok(text.clone()),
         Value::Array(parts) => parts,
         other => {
-            return Err(fields.wrong("content", other, "a string or an array of text parts"));
+            return Err(fields.wrong("content", other, CONTENT));
         }
     };
     let mut text = String::new();
@@ -112,14 +128,9 @@ fn content_text(fields: &Fields<'_>, content: &Value) -> Result<String, ApiError
     Ok(text)
 }
 
-/// Calls that the assistant made before, with their arguments as objects.
-fn tool_calls(fields: &Fields<'_>) -> Result<Option<Value>, ApiError> {
-    let Some(calls) = fields.array("tool_calls")? else {
-        return Ok(None);
-    };
-    if calls.is_empty() {
-        return Ok(None);
-    }
+/// Calls that the assistant made before.
+fn tool_calls(fields: &Fields<'_>) -> Result<Vec<Call>, ApiError> {
+    let calls = fields.array("tool_calls")?.unwrap_or_default();
     let mut checked = Vec::with_capacity(calls.len());
     for (index, call) in calls.iter().enumerate() {
         let path = format!("{}[{index}]", fields.path("tool_calls"));
@@ -131,37 +142,28 @@ fn tool_calls(fields: &Fields<'_>) -> Result<Option<Value>, ApiError> {
             .object("function")?
             .ok_or_else(|| outer.missing("function", "an object with `name` and `arguments`"))?;
         let inner = Fields::at(&outer.path("function"), function);
-        let name = inner
-            .text("name")?
-            .ok_or_else(|| inner.missing("name", "a string"))?;
-        let arguments = arguments(&inner)?;
-        let mut function = Map::new();
-        function.insert("name".to_owned(), name.into());
-        function.insert("arguments".to_owned(), arguments);
-        let mut call = Map::new();
-        call.insert("type".to_owned(), "function".into());
-        if let Some(id) = outer.text("id")? {
-            call.insert("id".to_owned(), id.into());
-        }
-        call.insert("function".to_owned(), Value::Object(function));
-        checked.push(Value::Object(call));
+        checked.push(Call {
+            id: owned(&outer, "id")?,
+            name: owned(&inner, "name")?.ok_or_else(|| inner.missing("name", "a string"))?,
+            arguments: arguments(&inner)?,
+        });
     }
-    Ok(Some(Value::Array(checked)))
+    Ok(checked)
 }
 
-/// Arguments travel as a JSON text; templates want the object.
-fn arguments(fields: &Fields<'_>) -> Result<Value, ApiError> {
+/// Arguments travel as a JSON text.
+fn arguments(fields: &Fields<'_>) -> Result<Map<String, Value>, ApiError> {
     let wrong = |came: String| {
         let path = fields.path("arguments");
         let message = format!("`{path}` is {came}; expected a JSON object as a string");
         ApiError::field(path, message)
     };
     match fields.get("arguments") {
-        None => Ok(Value::Object(Map::new())),
-        Some(Value::Object(object)) => Ok(Value::Object(object.clone())),
-        Some(Value::String(text)) if text.trim().is_empty() => Ok(Value::Object(Map::new())),
+        None => Ok(Map::new()),
+        Some(Value::Object(object)) => Ok(object.clone()),
+        Some(Value::String(text)) if text.trim().is_empty() => Ok(Map::new()),
         Some(Value::String(text)) => match serde_json::from_str(text) {
-            Ok(Value::Object(object)) => Ok(Value::Object(object)),
+            Ok(Value::Object(object)) => Ok(object),
             Ok(_) | Err(_) => Err(wrong("a string that is no JSON object".to_owned())),
         },
         Some(other) => Err(wrong(describe(other))),
