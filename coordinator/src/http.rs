@@ -25,6 +25,7 @@ mod routes;
 mod sampling;
 mod server;
 mod stall;
+mod tools;
 
 use std::sync::Arc;
 

@@ -17,6 +17,7 @@ mod prompt;
 mod reasoning;
 mod render;
 mod stops;
+mod tools;
 
 pub(crate) use answer::{Answer, Delta, Usage};
 pub(crate) use ask::{Ask, AskError};
@@ -27,5 +28,5 @@ pub(crate) use chat::{
 pub(crate) use choice::{Finish, Reading};
 pub(crate) use label::{Labels, token_label};
 pub(crate) use part::Part;
-pub(crate) use prompt::{Prompt, PromptError, encode_prompts};
+pub(crate) use prompt::{Promise, Prompt, PromptError, encode_prompts};
 pub(crate) use render::{Rendered, render_chat};

@@ -1,10 +1,11 @@
 //! `POST /v1/chat/completions`: a conversation continued.
 //!
-//! Beside the shared fields: `messages`, `logprobs` with `top_logprobs`, `enable_thinking` and
-//! `chat_template_kwargs` (variables of the model's chat template), `reasoning_effort` (`none` is
+//! Beside the shared fields: `messages`, `tools`, `tool_choice`, `parallel_tool_calls`, `logprobs` with `top_logprobs`,
+//! `enable_thinking` and `chat_template_kwargs` (variables of the model's chat template), `reasoning_effort` (`none` is
 //! `enable_thinking: false`, any other value is `true`).
 
 mod messages;
+mod tools;
 mod writer;
 
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use axum::http::{Request, Response};
 use serde_json::{Map, Value};
 
 use crate::gateway::ServedModel;
-use crate::text::{ChatRequest, OutputFormat, PromptError, Thinking, ToolUse};
+use crate::text::{ChatRequest, OutputFormat, PromptError, Thinking};
 
 use super::api::{Api, ChatAsk};
 use super::dialect::respond;
@@ -58,7 +59,7 @@ fn parse(fields: &Fields<'_>, model: &ServedModel) -> Result<(ChatAsk, Shared), 
     let ask = ChatAsk {
         chat: ChatRequest {
             messages: messages::read(fields)?,
-            tools: ToolUse::default(),
+            tools: tools::read(fields)?,
             thinking,
             format: OutputFormat::Text,
             variables,

@@ -10,7 +10,7 @@ use axum::http::{HeaderValue, Response, StatusCode, header};
 use serde_json::{Map, Value};
 
 use crate::gateway::{Failure, Phase, Refusal, Retry, ServiceStatus};
-use crate::text::{AskError, PromptError};
+use crate::text::{AskError, Promise, PromptError};
 
 pub(super) use form::ErrorForm;
 
@@ -180,9 +180,20 @@ impl ApiError {
         }
     }
 
-    /// A prompt that cannot be turned into ids.
-    pub(super) fn prompt(param: &str, error: &PromptError) -> Self {
-        Self::field(param, error.to_string())
+    /// A prompt that cannot be turned into ids; `place` is the field that it was in.
+    pub(super) fn prompt(place: &str, error: &PromptError) -> Self {
+        match error {
+            PromptError::NoTools => Self::unsupported("tools", error.to_string()),
+            PromptError::Unconstrained(Promise::Call) => {
+                Self::unsupported("tool_choice", error.to_string())
+            }
+            PromptError::Unconstrained(Promise::Strict) => {
+                Self::unsupported("tools", error.to_string())
+            }
+            PromptError::NoTemplate | PromptError::Template(_) | PromptError::Tokenizer(_) => {
+                Self::field(place, error.to_string())
+            }
+        }
     }
 
     /// Writes the error into a response, whose other headers stay.

@@ -2,7 +2,7 @@
 //!
 //! Every field has a *neutral* form that asks for nothing special; clients send it all the time and it is accepted.
 //! Fields that are neither here nor read elsewhere are unknown or without effect on the answer, and are ignored:
-//! `user`, `metadata`, `store`, `service_tier`, `safety_identifier`, `prompt_cache_key`, `parallel_tool_calls`.
+//! `user`, `metadata`, `store`, `service_tier`, `safety_identifier`, `prompt_cache_key`.
 
 use serde_json::Value;
 
@@ -84,8 +84,6 @@ const SAMPLING: &[(&str, Neutral)] = &[
 
 /// Fields of chats alone.
 const CHAT: &[(&str, Neutral)] = &[
-    ("tools", Neutral::EmptyList),
-    ("tool_choice", Neutral::Texts(&["none", "auto"])),
     ("functions", Neutral::EmptyList),
     ("function_call", Neutral::Texts(&["none", "auto"])),
     ("audio", Neutral::Absent),

@@ -8,6 +8,9 @@ use super::stops::open_suffix;
 const OPEN: &str = "<think>";
 const CLOSE: &str = "</think>";
 
+/// The tags, for vocabularies in which they are control tokens.
+pub(super) const MARKERS: [&str; 2] = [OPEN, CLOSE];
+
 /// How the reasoning of a request begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reasoning {

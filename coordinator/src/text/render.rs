@@ -4,16 +4,20 @@
 //! tokenises. No error of this module contains text of a message.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use model::Specials;
 use serde_json::{Map, Value, json};
 
 use crate::gateway::ServedModel;
 
-use super::chat::{ChatRequest, Message, Said, Thinking, Tool, ToolResult, Turn};
+use super::chat::{
+    ChatRequest, Message, Said, Strictness, Thinking, Tool, ToolChoice, ToolResult, ToolUse, Turn,
+};
 use super::choice::Reading;
-use super::prompt::PromptError;
+use super::prompt::{Promise, PromptError};
 use super::reasoning::Reasoning;
+use super::tools::{CallReading, CallStyle};
 
 /// Between instructions that become one.
 const JOINT: &str = "\n\n";
@@ -35,6 +39,7 @@ pub(crate) fn render_chat(
     model: &ServedModel,
     chat: &ChatRequest,
 ) -> Result<Rendered, PromptError> {
+    let calls = calls(model, chat)?;
     let text = render(model, chat, &chat.messages).or_else(|refused| {
         // Many templates take one system message, at the beginning. Agents send several.
         let gathered = gather(&chat.messages).ok_or(refused)?;
@@ -45,8 +50,36 @@ pub(crate) fn render_chat(
         ids,
         reading: Reading {
             reasoning: Reasoning::after(&text),
+            calls,
         },
     })
+}
+
+/// How calls will be read; `None` if there can be none.
+fn calls(model: &ServedModel, chat: &ChatRequest) -> Result<Option<CallReading>, PromptError> {
+    if !chat.tools.offered() {
+        return Ok(None);
+    }
+    let template = model.template.as_ref().ok_or(PromptError::NoTemplate)?;
+    let reading = CallReading {
+        style: CallStyle::of(template).ok_or(PromptError::NoTools)?,
+        tools: Arc::clone(&chat.tools.tools),
+        parallel: chat.tools.parallel,
+    };
+    promised(&chat.tools)?;
+    Ok(Some(reading))
+}
+
+/// Refuses what takes a constrained decoder: the one place that changes when there is one.
+fn promised(tools: &ToolUse) -> Result<(), PromptError> {
+    let strict = |tool: &Tool| tool.strictness == Strictness::Strict;
+    if matches!(tools.choice, ToolChoice::Required | ToolChoice::Named(_)) {
+        Err(PromptError::Unconstrained(Promise::Call))
+    } else if tools.tools.iter().any(strict) {
+        Err(PromptError::Unconstrained(Promise::Strict))
+    } else {
+        Ok(())
+    }
 }
 
 fn render(

@@ -17,3 +17,4 @@ mod gateway;
 mod household;
 mod malformed;
 mod service;
+mod tools;

@@ -172,7 +172,8 @@ fn shared_cases() -> Vec<FieldCase> {
 
 fn chat_cases() -> Vec<FieldCase> {
     let user = |content: Value| json!([{"role": "user", "content": content}]);
-    let tool = json!([{"type": "function", "function": {"name": "f"}}]);
+    let tool = json!({"type": "function", "function": {"name": "f"}});
+    let function = |function: Value| json!([{"type": "function", "function": function}]);
     let call =
         |function: Value| json!([{"role": "assistant", "tool_calls": [{"function": function}]}]);
     vec![
@@ -272,18 +273,139 @@ fn chat_cases() -> Vec<FieldCase> {
             json!([{"role": "user", "content": "a", "name": 1}]),
             "is 1; expected a string",
         ),
+        ("tools", json!({}), "an object of 0; expected an array"),
         (
             "tools",
-            tool,
-            "an array of 1; this service cannot honour it yet",
+            json!("f"),
+            "a string of 1 bytes; expected an array",
         ),
-        ("tools", json!({}), "cannot honour it yet"),
-        ("tool_choice", json!("required"), "cannot honour it yet"),
         (
-            "tool_choice",
-            json!({"type": "function"}),
+            "tools[0]",
+            json!([1]),
+            "is 1; expected an object that describes a tool",
+        ),
+        (
+            "tools[0].type",
+            json!([{}]),
+            "is missing; expected `function`",
+        ),
+        (
+            "tools[0].type",
+            json!([{"type": 5}]),
+            "is 5; expected a string",
+        ),
+        (
+            "tools[0].type",
+            json!([{"type": "custom"}]),
             "cannot honour it yet",
         ),
+        (
+            "tools[0].type",
+            json!([{"type": "web_search"}]),
+            "cannot honour it yet",
+        ),
+        (
+            "tools[0].function",
+            json!([{"type": "function"}]),
+            "is missing; expected an object",
+        ),
+        (
+            "tools[0].function",
+            json!([{"type": "function", "function": "f"}]),
+            "a string of 1 bytes",
+        ),
+        (
+            "tools[0].function.name",
+            function(json!({})),
+            "is missing; expected 1 to 128",
+        ),
+        (
+            "tools[0].function.name",
+            function(json!({"name": ""})),
+            "a string of 0 bytes",
+        ),
+        (
+            "tools[0].function.name",
+            function(json!({"name": "a b"})),
+            "letters, digits and _-.:/",
+        ),
+        (
+            "tools[0].function.name",
+            function(json!({"name": "x".repeat(129)})),
+            "a string of 129 bytes",
+        ),
+        (
+            "tools[0].function.name",
+            function(json!({"name": {"a": 1}})),
+            "expected a string",
+        ),
+        (
+            "tools[0].function.description",
+            function(json!({"name": "f", "description": 1})),
+            "is 1; expected a string",
+        ),
+        (
+            "tools[0].function.parameters",
+            function(json!({"name": "f", "parameters": "{}"})),
+            "a string of 2 bytes; expected an object",
+        ),
+        (
+            "tools[0].function.strict",
+            function(json!({"name": "f", "strict": "yes"})),
+            "expected true or false",
+        ),
+        (
+            "tools",
+            function(json!({"name": "f", "strict": true})),
+            "cannot honour it yet",
+        ),
+        (
+            "tools[1]",
+            json!([tool, tool]),
+            "the name of a tool before it",
+        ),
+        (
+            "tools",
+            json!(vec![1; 513]),
+            "an array of 513; expected at most 512",
+        ),
+        (
+            "tool_choice",
+            json!("some"),
+            "an unknown text; expected `none`",
+        ),
+        ("tool_choice", json!(1), "is 1; expected `none`"),
+        (
+            "tool_choice",
+            json!("required"),
+            "expected at least one tool",
+        ),
+        (
+            "tool_choice.type",
+            json!({"function": {"name": "f"}}),
+            "is missing; expected `function`",
+        ),
+        (
+            "tool_choice.type",
+            json!({"type": "allowed_tools"}),
+            "cannot honour it yet",
+        ),
+        (
+            "tool_choice.function",
+            json!({"type": "function"}),
+            "is missing; expected an object",
+        ),
+        (
+            "tool_choice.function.name",
+            json!({"type": "function", "function": {}}),
+            "is missing",
+        ),
+        (
+            "tool_choice.function.name",
+            json!({"type": "function", "function": {"name": "f"}}),
+            "names no tool of `tools`",
+        ),
+        ("parallel_tool_calls", json!("no"), "expected true or false"),
         ("functions", json!([{"name": "f"}]), "cannot honour it yet"),
         (
             "function_call",
@@ -452,6 +574,30 @@ async fn fields_that_do_not_go_together_are_refused() {
         let reply = ask(served.address, &post(COMPLETION, &body.to_string())).await;
         assert_eq!(reply.status(), 400, "{extra}");
         assert_eq!(reply.json()["error"]["param"], param);
+    }
+    served.assert_nothing_seen().await;
+}
+
+#[tokio::test]
+async fn promises_that_take_a_constrained_decoder_are_refused() {
+    let served = Served::start().await;
+    let named = json!({"type": "function", "function": {"name": "f"}});
+    for (choice, strict, param) in [
+        (json!("required"), false, "tool_choice"),
+        (named, false, "tool_choice"),
+        (json!("auto"), true, "tools"),
+    ] {
+        let body = json!({
+            "model": "hearth-test",
+            "messages": [{"role": "user", "content": "a"}],
+            "tools": [{"type": "function", "function": {"name": "f", "strict": strict}}],
+            "tool_choice": choice,
+        });
+        let reply = ask(served.address, &post(CHAT, &body.to_string())).await;
+        assert_eq!(reply.status(), 400, "{body}");
+        let error = reply.json()["error"].clone();
+        assert_eq!(error["param"], param);
+        assert_eq!(error["code"], "unsupported_parameter");
     }
     served.assert_nothing_seen().await;
 }
