@@ -13,7 +13,7 @@ use std::time::Instant;
 use engine::{Exec, Input, Poll, Slice};
 use proto::control::{Assign, LoadFailed, Loaded, NodeMessage};
 use proto::frame::{CloseFrame, FaultFrame, Frame, RowsFrame, SamplesFrame};
-use proto::step::Step;
+use proto::step::{Pooled, Sampled, Step};
 use proto::{Epoch, NodeId, StepId};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -373,7 +373,7 @@ impl Bench {
             Ok(Poll::NeedExperts(request)) => return self.ask_experts(at, &request),
             Ok(Poll::NeedHead(request)) => return self.ask_head(at, &request),
             Ok(Poll::Rows(rows)) => Ok(Some(rows)),
-            Ok(Poll::Samples(samples)) => Err(Ok(samples)),
+            Ok(Poll::Samples(samples, vectors)) => Err(Ok((samples, vectors))),
             Err(error) => Err(Err(error)),
         };
         let step = stage.queue.end_run(at).into_step();
@@ -385,7 +385,7 @@ impl Bench {
         self.count(rows);
         match done {
             Ok(rows) => self.pass_on(Done::Rows(step, rows.unwrap_or_default())),
-            Err(Ok(samples)) => self.pass_on(Done::Samples(id, samples)),
+            Err(Ok((samples, vectors))) => self.pass_on(Done::Samples(id, samples, vectors)),
             Err(Err(error)) => self.fault(id, error.to_string()),
         }
     }
@@ -415,11 +415,12 @@ impl Bench {
         let Some(stage) = &self.stage else { return };
         let assign = &stage.assign;
         let (to, frame) = match (done, &assign.next) {
-            (Done::Samples(step, samples), _) => {
+            (Done::Samples(step, samples, vectors), _) => {
                 let frame = SamplesFrame {
                     epoch: assign.epoch,
                     step,
                     samples,
+                    vectors,
                 };
                 (assign.coordinator.clone(), Frame::Samples(frame))
             }
@@ -471,7 +472,7 @@ impl Bench {
 /// What a step ended with.
 enum Done {
     Rows(Step, Vec<f32>),
-    Samples(StepId, Vec<proto::step::Sampled>),
+    Samples(StepId, Vec<Sampled>, Vec<Pooled>),
 }
 
 /// Whether a member has the place in the plan from which such a frame may come.

@@ -25,7 +25,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::ids::{Epoch, SequenceId, StepId};
 use crate::limits;
-use crate::step::{Sampled, Step, StepClass};
+use crate::step::{Pooled, Sampled, Step, StepClass};
 
 mod exchange;
 
@@ -62,7 +62,8 @@ pub enum FrameKind {
     Step,
     /// Stage to stage: the residual stream of a step.
     Rows,
-    /// Last stage to coordinator: the tokens drawn by a step (none for a prompt chunk in the middle).
+    /// Last stage to coordinator: the tokens drawn by a step (none for a prompt chunk in the middle), and the vectors
+    /// of prompts that were pooled and ended in it.
     Samples,
     /// Along the pipeline: forget these sequences.
     Close,
@@ -98,9 +99,8 @@ impl FrameKind {
         match self {
             FrameKind::Rows | FrameKind::Partials | FrameKind::Logits => &[Dtype::F32],
             FrameKind::Experts | FrameKind::Head => &[Dtype::F32, Dtype::Q8_0, Dtype::Q8K],
-            FrameKind::Step | FrameKind::Samples | FrameKind::Close | FrameKind::Fault => {
-                &[Dtype::None]
-            }
+            FrameKind::Samples => &[Dtype::None, Dtype::F32],
+            FrameKind::Step | FrameKind::Close | FrameKind::Fault => &[Dtype::None],
         }
     }
 
@@ -110,6 +110,7 @@ impl FrameKind {
             FrameKind::Experts => (limits::EXPERT_ROWS_MAX, limits::ROW_VALUES_MAX),
             FrameKind::Head => (limits::HEAD_ROWS_MAX, limits::ROW_VALUES_MAX),
             FrameKind::Logits => (limits::HEAD_ROWS_MAX, limits::LOGITS_MAX),
+            FrameKind::Samples => (limits::STEP_SEGMENTS_MAX, limits::ROW_VALUES_MAX),
             _ => (limits::STEP_ROWS_MAX, limits::ROW_VALUES_MAX),
         }
     }
@@ -177,7 +178,7 @@ pub struct RowsFrame {
     pub rows: Vec<f32>,
 }
 
-/// Tokens drawn by a step.
+/// Tokens drawn by a step, and vectors of prompts that ended in it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SamplesFrame {
     /// The step's epoch.
@@ -186,6 +187,8 @@ pub struct SamplesFrame {
     pub step: StepId,
     /// One entry per row that wanted logits, in row order.
     pub samples: Vec<Sampled>,
+    /// One entry per pooled prompt that ended in the step, in row order; all of one length, at least 1.
+    pub vectors: Vec<Pooled>,
 }
 
 /// Sequences that are over.

@@ -4,6 +4,7 @@
 //! with a cap and with the bytes that really remain before anything is allocated.
 
 mod exchange;
+mod vectors;
 
 use zerocopy::IntoBytes;
 
@@ -13,7 +14,7 @@ use crate::frame::{
 };
 use crate::ids::SequenceId;
 use crate::limits;
-use crate::step::{Logits, Open, Sampled, Sampling, Segment, Step, StepClass};
+use crate::step::{Logits, Open, Pooling, Sampled, Sampling, Segment, Step, StepClass};
 
 const NO_LOGPROBS: u32 = u32::MAX;
 
@@ -62,6 +63,8 @@ impl Writer {
             Logits::None => 0,
             Logits::Last => 1,
             Logits::All => 2,
+            Logits::Pool(Pooling::Last) => 3,
+            Logits::Pool(Pooling::Mean) => 4,
         });
         self.u8(u8::from(s.open.is_some()));
         self.u32s(&s.pages);
@@ -147,7 +150,12 @@ fn outline(frame: &Frame) -> Outline {
             rows.layer,
             rows.cols,
         ),
-        Frame::Samples(s) => plain(FrameKind::Samples, s.step.0, s.samples.len()),
+        Frame::Samples(s) => Outline {
+            dtype: vectors::dtype(s),
+            rows: count(s.vectors.len()),
+            cols: vectors::cols(s),
+            ..plain(FrameKind::Samples, s.step.0, s.samples.len())
+        },
         Frame::Close(close) => plain(FrameKind::Close, 0, close.sequences.len()),
         Frame::Fault(fault) => plain(FrameKind::Fault, fault.step.0, 0),
         Frame::Experts(f) => {
@@ -172,7 +180,10 @@ pub(crate) fn encode(frame: &Frame) -> Vec<u8> {
     match frame {
         Frame::Step(step) => w.step(step),
         Frame::Rows(rows) => w.step(&rows.step),
-        Frame::Samples(samples) => w.samples(&samples.samples),
+        Frame::Samples(samples) => {
+            w.samples(&samples.samples);
+            w.vector_ids(&samples.vectors);
+        }
         Frame::Close(close) => close.sequences.iter().for_each(|id| w.u64(id.0)),
         Frame::Fault(fault) => {
             let text = fault.text.as_bytes();
@@ -294,10 +305,12 @@ impl<'a> Reader<'a> {
         let rows = self.capped("segment rows", limits::STEP_ROWS_MAX)?;
         let commit = self.capped("commit", limits::STEP_ROWS_MAX)?;
         let provisional = self.capped("provisional", rows)?;
-        let logits = match self.flag("logits", 2)? {
+        let logits = match self.flag("logits", 4)? {
             0 => Logits::None,
             1 => Logits::Last,
-            _ => Logits::All,
+            2 => Logits::All,
+            3 => Logits::Pool(Pooling::Last),
+            _ => Logits::Pool(Pooling::Mean),
         };
         let opens = self.flag("open", 1)? == 1;
         let pages = self.u32s("pages", limits::SEGMENT_PAGES_MAX)?;
@@ -443,6 +456,7 @@ pub(crate) fn decode(header: &FrameHeader, payload: &[u8]) -> Result<Frame, Fram
             epoch: header.epoch,
             step: header.step,
             samples: r.samples(header.segments)?,
+            vectors: r.vectors(header, body)?,
         }),
         FrameKind::Close => Frame::Close(CloseFrame {
             epoch: header.epoch,

@@ -50,7 +50,7 @@ pub struct Segment {
     pub start: u32,
     /// Number of rows.
     pub rows: u32,
-    /// Which rows want logits and a sample.
+    /// What the last stage makes of the rows.
     pub logits: Logits,
     /// How many provisional rows of the sequence's previous forward are kept; the others are forgotten.
     pub commit: u32,
@@ -62,7 +62,7 @@ pub struct Segment {
     pub open: Option<Open>,
 }
 
-/// Which rows of a segment are sampled.
+/// What the last stage makes of the rows of a segment: which are sampled, or how they are pooled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Logits {
     /// No row.
@@ -71,6 +71,19 @@ pub enum Logits {
     Last,
     /// Every row.
     All,
+    /// No row is sampled. The rows after the final norm are pooled; the segment that ends the prompt gives the vector.
+    /// All segments of a prompt say the same, and none of their rows is provisional.
+    Pool(Pooling),
+}
+
+/// How the rows of a prompt, after the final norm, become one vector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Pooling {
+    /// The row of the last token.
+    Last,
+    /// The mean of all rows: their sum in 32 bits in the order of positions, divided by their number. So it depends
+    /// neither on chunks nor on the split.
+    Mean,
 }
 
 /// What the stages learn about a sequence when it starts.
@@ -148,4 +161,13 @@ pub struct Sampled {
     pub logprob: f32,
     /// The largest raw log-probabilities with their tokens, largest first; empty if not asked for.
     pub top: Vec<(u32, f32)>,
+}
+
+/// The pooled rows of a prompt, not normalised.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Pooled {
+    /// For which sequence.
+    pub sequence: SequenceId,
+    /// As many values as a row has.
+    pub values: Vec<f32>,
 }

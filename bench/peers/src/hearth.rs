@@ -107,7 +107,7 @@ impl Hearth {
         };
         let mut run = self.slice.begin(step, Input::Tokens)?;
         match run.poll(&mut self.slice)? {
-            Poll::Samples(samples) => Ok(samples),
+            Poll::Samples(samples, _) => Ok(samples),
             other => bail!("expected samples, got {other:?}"),
         }
     }

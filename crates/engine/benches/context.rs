@@ -66,7 +66,7 @@ impl Sequence {
         self.len += rows;
         let mut run = self.slice.begin(step, Input::Tokens).unwrap();
         match run.poll(&mut self.slice).unwrap() {
-            Poll::Samples(samples) => samples.into_iter().next().expect("a sample"),
+            Poll::Samples(samples, _) => samples.into_iter().next().expect("a sample"),
             other => unreachable!("{other:?}"),
         }
     }

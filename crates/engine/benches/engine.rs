@@ -42,7 +42,7 @@ impl Bench {
         };
         let mut run = self.slice.begin(step, Input::Tokens).unwrap();
         match run.poll(&mut self.slice).unwrap() {
-            Poll::Samples(samples) => samples,
+            Poll::Samples(samples, _) => samples,
             other => unreachable!("{other:?}"),
         }
     }

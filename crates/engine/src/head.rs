@@ -73,7 +73,7 @@ fn wanted(step: &Step, spans: &[Span]) -> Vec<Wanted> {
     let mut all = Vec::new();
     for (index, (segment, span)) in step.segments.iter().zip(spans).enumerate() {
         let from = match segment.logits {
-            Logits::None => span.rows,
+            Logits::None | Logits::Pool(_) => span.rows,
             Logits::Last => span.rows.saturating_sub(1),
             Logits::All => 0,
         };

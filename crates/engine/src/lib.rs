@@ -14,6 +14,7 @@ mod groups;
 mod head;
 mod load;
 mod moe;
+mod pool;
 mod rows;
 mod run;
 mod sample;

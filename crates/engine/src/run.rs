@@ -4,7 +4,7 @@
 //! there, the next poll computes what is here; after that the run waits.
 
 use kernels::{Acts, Chunks, Weights as Applied};
-use proto::step::{Sampled, Step};
+use proto::step::{Pooled, Sampled, Step};
 
 use crate::exchange::{ExpertRequest, Meeting, Partials, Routes};
 use crate::head::{Drawing, Drawn, HeadPart, HeadRequest};
@@ -13,7 +13,7 @@ use crate::scratch::sized;
 use crate::sequences::Span;
 use crate::slice::{LayerCache, Scratch, Slice, Weights};
 use crate::weights::{FeedForward, MixerWeights, MoeWeights};
-use crate::{EngineError, GroupSet, attention, delta, dense, head, moe};
+use crate::{EngineError, GroupSet, attention, delta, dense, head, moe, pool};
 
 /// What a step starts from.
 #[derive(Debug, Clone, PartialEq)]
@@ -35,8 +35,8 @@ pub enum Poll {
     Waiting,
     /// Done, on a slice without head: `[rows, hidden]`, the residual stream after the last layer.
     Rows(Vec<f32>),
-    /// Done, on a slice with head: one entry per row that wanted logits.
-    Samples(Vec<Sampled>),
+    /// Done, on a slice with head: one entry per row that wanted logits, and one per pooled prompt that ended.
+    Samples(Vec<Sampled>, Vec<Pooled>),
 }
 
 enum State {
@@ -65,6 +65,8 @@ pub struct Run {
     /// Cosines and sines of every row's position.
     angles: Vec<f32>,
     x: Vec<f32>,
+    /// Of prompts that ended in this step, once all layers are done.
+    vectors: Vec<Pooled>,
     state: State,
 }
 
@@ -95,6 +97,7 @@ impl Run {
             spans,
             angles,
             x,
+            vectors: Vec::new(),
             state: State::Layer(0),
         })
     }
@@ -126,6 +129,7 @@ impl Run {
                 }
                 State::Layer(_) => match &slice.weights.head {
                     Some(head) if head.norm.is_some() => {
+                        self.vectors = pool::vectors(slice, &self.step, &self.spans, &self.x)?;
                         let scratch = &mut slice.scratch.head;
                         let drawing = Drawing::new(&self.step, &self.spans, scratch);
                         self.state = State::Head(Box::new(drawing));
@@ -304,7 +308,10 @@ impl Run {
         let known = (self.spans.as_slice(), &*sequences);
         let drawn = drawing.poll((weights, head), known, &self.x, &mut scratch.head)?;
         Ok(match drawn {
-            Drawn::Samples(samples) => return Ok(Poll::Samples(samples)),
+            Drawn::Samples(samples) => {
+                let vectors = std::mem::take(&mut self.vectors);
+                return Ok(Poll::Samples(samples, vectors));
+            }
             Drawn::Waiting => {
                 self.state = State::Head(drawing);
                 Poll::Waiting

@@ -4,9 +4,10 @@ use std::collections::HashMap;
 
 use proto::SequenceId;
 use proto::limits::PAGE_POSITIONS;
-use proto::step::{Open, Segment, Step};
+use proto::step::{Logits, Open, Segment, Step};
 
 use crate::EngineError;
+use crate::pool::RowSum;
 use crate::sample::History;
 use crate::spec::CacheSpec;
 
@@ -25,6 +26,8 @@ pub struct Sequence {
     pub open: Open,
     /// Tokens up to `len + pending`.
     pub history: History,
+    /// Rows of the prompt so far, where their mean was asked for.
+    pub sum: RowSum,
 }
 
 /// All sequences of a slice.
@@ -75,6 +78,11 @@ impl Sequences {
     /// The sequence, if it was opened here.
     pub fn get(&self, id: SequenceId) -> Option<&Sequence> {
         self.known.get(&id)
+    }
+
+    /// As [`Self::get`], to be changed.
+    pub fn get_mut(&mut self, id: SequenceId) -> Option<&mut Sequence> {
+        self.known.get_mut(&id)
     }
 
     /// Sequences that are open.
@@ -143,6 +151,9 @@ impl Sequences {
         if s.rows == 0 || s.provisional > s.rows {
             return Err(wrong("rows", s.rows, s.provisional.max(1)));
         }
+        if matches!(s.logits, Logits::Pool(_)) {
+            self.check_pooled(s)?;
+        }
         if s.slot >= cache.slots {
             return Err(wrong("slot", s.slot, cache.slots));
         }
@@ -157,6 +168,24 @@ impl Sequences {
         Ok(())
     }
 
+    /// Only rows of the prompt are pooled, and none that may be taken back.
+    fn check_pooled(&self, s: &Segment) -> Result<(), EngineError> {
+        let known = self.known.get(&s.sequence).map(|known| &known.open);
+        let prompt_len = s.open.as_ref().or(known).map_or(0, |open| open.prompt_len);
+        if s.provisional != 0 {
+            return Err(wrong(
+                "provisional rows of a pooled prompt",
+                s.provisional,
+                0u32,
+            ));
+        }
+        let end = u64::from(s.start) + u64::from(s.rows);
+        if end > u64::from(prompt_len) {
+            return Err(wrong("end of pooled rows", end, prompt_len));
+        }
+        Ok(())
+    }
+
     fn apply(&mut self, s: &Segment, tokens: &[u32], first_row: usize) -> Option<Span> {
         let before = match &s.open {
             Some(open) => {
@@ -167,6 +196,7 @@ impl Sequences {
                     pending: 0,
                     open: open.clone(),
                     history: History::default(),
+                    sum: RowSum::default(),
                 };
                 self.known.insert(s.sequence, fresh);
                 Before::Reset

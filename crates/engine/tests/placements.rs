@@ -294,7 +294,7 @@ fn steps_take_turns_while_they_wait() {
                 continue;
             }
             match run.poll(&mut trunk).unwrap() {
-                Poll::Samples(samples) => *done = Some(samples),
+                Poll::Samples(samples, _) => *done = Some(samples),
                 Poll::Waiting => {
                     // The answer comes after own work was done, and after other runs have used the slice.
                     waited += 1;

@@ -7,6 +7,7 @@ use crate::frame::{
 };
 use crate::groups::GroupSet;
 use crate::limits;
+use crate::step::Pooled;
 
 pub(super) fn outline(
     kind: FrameKind,
@@ -30,6 +31,7 @@ pub(super) fn outline(
 pub(super) enum Body<'a> {
     None,
     Floats(&'a [f32]),
+    Vectors(&'a [Pooled]),
     Bytes(&'a [u8]),
 }
 
@@ -40,7 +42,8 @@ pub(super) fn body(frame: &Frame) -> Body<'_> {
         Frame::Logits(f) => Body::Floats(&f.values),
         Frame::Experts(f) => Body::Bytes(&f.bytes),
         Frame::Head(f) => Body::Bytes(&f.bytes),
-        Frame::Step(_) | Frame::Samples(_) | Frame::Close(_) | Frame::Fault(_) => Body::None,
+        Frame::Samples(f) => Body::Vectors(&f.vectors),
+        Frame::Step(_) | Frame::Close(_) | Frame::Fault(_) => Body::None,
     }
 }
 
@@ -49,6 +52,7 @@ impl Body<'_> {
         match self {
             Body::None => 0,
             Body::Floats(values) => values.len() * 4,
+            Body::Vectors(vectors) => vectors.iter().map(|v| v.values.len() * 4).sum(),
             Body::Bytes(bytes) => bytes.len(),
         }
     }
@@ -57,6 +61,10 @@ impl Body<'_> {
         match self {
             Body::None => {}
             Body::Floats(values) => values.iter().for_each(|v| w.f32(*v)),
+            Body::Vectors(vectors) => {
+                let values = vectors.iter().flat_map(|vector| &vector.values);
+                values.for_each(|v| w.f32(*v));
+            }
             Body::Bytes(bytes) => w.0.extend_from_slice(bytes),
         }
     }

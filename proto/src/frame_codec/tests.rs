@@ -6,6 +6,7 @@ use super::*;
 use crate::frame::{Asked, ExpertsFrame, HeadFrame, LogitsFrame, PartialsFrame, StreamClass};
 use crate::groups::GroupSet;
 use crate::ids::{Epoch, StepId};
+use crate::step::Pooled;
 
 fn sample_step() -> Step {
     Step {
@@ -85,6 +86,12 @@ fn every_kind_survives_the_wire() {
                 logprob: -0.25,
                 top: vec![(40, -0.25), (41, -3.0)],
             }],
+            vectors: vec![],
+        }),
+        Frame::Samples(vectors_frame()),
+        Frame::Samples(SamplesFrame {
+            samples: vec![],
+            ..vectors_frame()
         }),
         Frame::Close(CloseFrame {
             epoch: Epoch(1),
@@ -99,6 +106,91 @@ fn every_kind_survives_the_wire() {
     for frame in frames.into_iter().chain(exchange_frames()) {
         assert_eq!(read(&frame.encode()).unwrap(), frame);
     }
+}
+
+fn vectors_frame() -> SamplesFrame {
+    let vector = |sequence, values: [f32; 2]| Pooled {
+        sequence: SequenceId(sequence),
+        values: values.to_vec(),
+    };
+    SamplesFrame {
+        epoch: Epoch(1),
+        step: StepId(2),
+        samples: vec![Sampled {
+            sequence: SequenceId(7),
+            position: 3,
+            token: 4,
+            logprob: 0.0,
+            top: vec![],
+        }],
+        vectors: vec![vector(8, [1.0, -2.0]), vector(9, [-0.0, f32::MAX])],
+    }
+}
+
+#[test]
+fn the_bytes_of_a_vector_are_fixed() {
+    let mut frame = vectors_frame();
+    frame.samples.clear();
+    frame.vectors.truncate(1);
+    let mut expected = vec![1, 3, 1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0];
+    expected.extend([2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0]);
+    expected.extend([0, 0, 0, 0, 8, 0, 0, 0, 8, 0, 0, 0]);
+    expected.extend([8, 0, 0, 0, 0, 0, 0, 0]);
+    expected.extend([0, 0, 0x80, 0x3f, 0, 0, 0, 0xc0]);
+    assert_eq!(Frame::Samples(frame).encode(), expected);
+}
+
+#[test]
+fn how_a_segment_is_pooled_survives_the_wire() {
+    for pooling in [Pooling::Last, Pooling::Mean] {
+        let mut step = sample_step();
+        step.segments[0].logits = Logits::Pool(pooling);
+        let frame = Frame::Step(step);
+        assert_eq!(read(&frame.encode()).unwrap(), frame);
+    }
+    let mut bytes = Frame::Step(sample_step()).encode();
+    bytes[HEADER_BYTES + 8 + 5 * 4] = 5;
+    assert!(read(&bytes).is_err(), "an unknown way");
+}
+
+#[test]
+fn vectors_that_lie_are_refused() {
+    let with = |spoil: fn(&mut SamplesFrame)| {
+        let mut frame = vectors_frame();
+        spoil(&mut frame);
+        read(&Frame::Samples(frame).encode())
+    };
+    assert!(with(|f| f.vectors[1].values.push(1.0)).is_err(), "uneven");
+    assert!(with(|f| f.vectors.iter_mut().for_each(|v| v.values.clear())).is_err());
+    let many = limits::STEP_SEGMENTS_MAX as usize + 1;
+    let frame = SamplesFrame {
+        vectors: vec![vectors_frame().vectors.remove(0); many],
+        ..vectors_frame()
+    };
+    assert!(read(&Frame::Samples(frame).encode()).is_err(), "too many");
+    let headers: [(&str, usize, u32); 6] = [
+        ("no form of rows", 0, 0x0000_0301),
+        ("another form", 0, 0x0002_0301),
+        ("more rows", 28, 3),
+        ("no rows", 28, 0),
+        ("wider rows", 32, 4),
+        ("too wide", 32, limits::ROW_VALUES_MAX + 1),
+    ];
+    for (what, at, value) in headers {
+        let mut bytes = Frame::Samples(vectors_frame()).encode();
+        put(&mut bytes, at, value);
+        assert!(read(&bytes).is_err(), "{what}");
+    }
+    // Rows that are claimed without any bytes of them.
+    let mut bytes = Frame::Close(CloseFrame {
+        epoch: Epoch(1),
+        sequences: vec![SequenceId(1)],
+    })
+    .encode();
+    bytes[1] = 3;
+    put(&mut bytes, 28, 1);
+    put(&mut bytes, 36, 0);
+    assert!(read(&bytes).is_err(), "rows without bytes");
 }
 
 fn asked() -> Asked {
@@ -291,7 +383,8 @@ fn a_count_in_the_tables_is_checked_before_it_is_believed() {
 
 #[test]
 fn every_truncation_is_an_error() {
-    for frame in exchange_frames().into_iter().chain([rows_frame()]) {
+    let others = [rows_frame(), Frame::Samples(vectors_frame())];
+    for frame in exchange_frames().into_iter().chain(others) {
         let bytes = frame.encode();
         for cut in 0..bytes.len() {
             assert!(read(&bytes[..cut]).is_err(), "{cut} of {frame:?}");
@@ -310,10 +403,11 @@ fn a_segment_without_rows_is_refused() {
 proptest! {
     #[test]
     fn no_bytes_make_the_reader_panic(
-        kind in 0usize..5,
+        kind in 0usize..6,
         noise in proptest::collection::vec((0usize..200, any::<u8>()), 1..8),
     ) {
-        let frame = exchange_frames().into_iter().chain([rows_frame()]).nth(kind).unwrap();
+        let others = [rows_frame(), Frame::Samples(vectors_frame())];
+        let frame = exchange_frames().into_iter().chain(others).nth(kind).unwrap();
         let mut bytes = frame.encode();
         for (at, value) in noise {
             if let Some(b) = bytes.get_mut(at) {

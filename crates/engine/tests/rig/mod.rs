@@ -18,7 +18,7 @@ use engine::{
 };
 use kernels::{Acts, Isa, Pool};
 use model::Checkpoint;
-use proto::step::{Logits, Open, Sampled, Sampling, Segment, Step, StepClass};
+use proto::step::{Logits, Open, Pooled, Sampled, Sampling, Segment, Step, StepClass};
 use proto::{Epoch, SequenceId, StepId};
 
 pub const PAGES: u32 = 64;
@@ -75,6 +75,8 @@ pub struct Chain {
     next_page: u32,
     /// Rows that one owner is asked for at once.
     pub frame_rows: usize,
+    /// Vectors that the newest step gave.
+    pub vectors: Vec<Pooled>,
 }
 
 /// A sequence as its driver sees it.
@@ -185,6 +187,7 @@ impl Chain {
             next_step: 0,
             next_page: 0,
             frame_rows: 5,
+            vectors: Vec::new(),
         }
     }
 
@@ -238,6 +241,7 @@ impl Chain {
     }
 
     pub fn run(&mut self, step: &Step) -> Vec<Sampled> {
+        self.vectors.clear();
         let mut input = Input::Tokens;
         for stage in 0..self.stages {
             let mut run = self.nodes[stage]
@@ -252,7 +256,10 @@ impl Chain {
                         input = Input::Rows(rows);
                         break;
                     }
-                    Poll::Samples(samples) => return samples,
+                    Poll::Samples(samples, vectors) => {
+                        self.vectors = vectors;
+                        return samples;
+                    }
                 }
             }
         }
