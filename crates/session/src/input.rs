@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use proto::frame::{FaultFrame, SamplesFrame};
-use proto::step::Sampling;
+use proto::step::{Pooling, Sampling};
 use proto::{Epoch, RequestId, limits};
 use thiserror::Error;
 
@@ -49,6 +49,9 @@ pub struct Submission {
     pub request: RequestId,
     /// Token ids, at least one.
     pub prompt: Arc<[u32]>,
+    /// Present: no answer is drawn; the rows of the prompt, which may fill the context, are pooled instead. `choices`
+    /// is 1 then, and what is about answers does not count.
+    pub pooling: Option<Pooling>,
     /// Independent answers, 1 to `CHOICES_MAX`; each is a sequence of its own.
     pub choices: u32,
     /// Most tokens of each answer, at least 1; `None` is as many as the context leaves.

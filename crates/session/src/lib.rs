@@ -16,7 +16,7 @@
 //!     epoch: Epoch(1), pages: 16, slots: 2, context: 512, stages: 1, chunk_rows: 128,
 //! }))?;
 //! session.handle_input(now, Input::Submit(Submission {
-//!     request: RequestId(7), prompt: Arc::from([1, 2, 3]), choices: 1, max_tokens: Some(8),
+//!     request: RequestId(7), prompt: Arc::from([1, 2, 3]), pooling: None, choices: 1, max_tokens: Some(8),
 //!     min_tokens: 0, stop_ids: vec![0], sampling: proto::step::Sampling::default(),
 //! }))?;
 //! assert!(matches!(session.poll_output(), Some(Output::Accepted { .. })));

@@ -36,6 +36,13 @@ pub enum Output {
         /// this token is itself a stop id, whose text is usually not shown.
         finish: Option<FinishReason>,
     },
+    /// The pooled rows of a prompt, not normalised; a `Finished` with `Stop` follows at once.
+    Vector {
+        /// The request.
+        request: RequestId,
+        /// As many values as a row of the model has.
+        values: Vec<f32>,
+    },
     /// A choice is over. The last that is heard of it.
     Finished {
         /// The request.
@@ -67,7 +74,7 @@ pub enum Output {
 /// Why a choice ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum FinishReason {
-    /// A stop id was drawn, or the coordinator saw a stop string.
+    /// A stop id was drawn, the coordinator saw a stop string, or the prompt was pooled.
     Stop,
     /// `max_tokens` or the context is reached.
     Length,
@@ -104,7 +111,7 @@ pub enum ErrorCode {
     StepFailed,
     /// A step did not come back in time.
     StepTimeout,
-    /// The last stage answered with tokens that nobody asked for.
+    /// The last stage answered with tokens or vectors that nobody asked for.
     BadSamples,
     /// The service is closing.
     Draining,

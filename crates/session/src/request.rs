@@ -45,6 +45,9 @@ impl Request {
     /// Positions that prompt and longest answer take, or why they do not fit the context.
     pub fn positions(&self, context: u32) -> Result<u32, SessionError> {
         let prompt = self.prompt_len();
+        if self.submission.pooling.is_some() {
+            return pooled_positions(prompt, context);
+        }
         let least = self.submission.min_tokens.max(1);
         let asked = self.submission.max_tokens.unwrap_or(least);
         let total = prompt.saturating_add(asked);
@@ -125,6 +128,17 @@ impl Request {
     }
 }
 
+/// Positions that a pooled prompt takes, or why it does not fit the context.
+fn pooled_positions(prompt: u32, context: u32) -> Result<u32, SessionError> {
+    if prompt > context {
+        let text = format!(
+            "the text has {prompt} tokens; the context holds {context}: shorten it or send it in parts"
+        );
+        return Err(SessionError::new(ErrorCode::ContextLengthExceeded, text));
+    }
+    Ok(prompt)
+}
+
 /// A count that is capped far below `u32::MAX`.
 pub(crate) fn len_u32(len: usize) -> u32 {
     u32::try_from(len).unwrap_or(u32::MAX)
@@ -132,6 +146,10 @@ pub(crate) fn len_u32(len: usize) -> u32 {
 
 fn check(submission: &Submission) -> Result<(), SessionError> {
     let sampling = &submission.sampling;
+    let choices_max = match submission.pooling {
+        Some(_) => 1,
+        None => limits::CHOICES_MAX,
+    };
     let between = [
         (
             "prompt tokens",
@@ -139,7 +157,7 @@ fn check(submission: &Submission) -> Result<(), SessionError> {
             1,
             limits::SEQUENCE_POSITIONS_MAX,
         ),
-        ("choices", submission.choices, 1, limits::CHOICES_MAX),
+        ("choices", submission.choices, 1, choices_max),
         (
             "max_tokens",
             submission.max_tokens.unwrap_or(u32::MAX),

@@ -2,7 +2,7 @@
 //!
 //! The one idea: `tokens` and `sampling` are the truth from which everything on the nodes could be rebuilt.
 
-use proto::step::{Logits, Open, Sampled, Sampling, Segment};
+use proto::step::{Logits, Open, Pooling, Sampled, Sampling, Segment};
 use proto::{RequestId, SequenceId};
 
 use crate::output::FinishReason;
@@ -22,6 +22,8 @@ pub(crate) struct Sequence {
     /// Tokens at which the answer ends by length.
     pub limit: u32,
     pub stop_ids: Vec<u32>,
+    /// Present: it ends with its prompt, whose rows are pooled.
+    pub pooling: Option<Pooling>,
     pub sampling: Sampling,
     pub slot: Slot,
     pub table: PageTable,
@@ -48,13 +50,24 @@ pub(crate) enum Progress {
     Closing,
 }
 
+/// What comes back for the rows of one sequence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Gives {
+    /// Nothing.
+    Nothing,
+    /// A token for this position.
+    Token(u32),
+    /// The vector of the prompt.
+    Vector,
+}
+
 /// Rows of one sequence for a step.
 #[derive(Debug)]
 pub(crate) struct Rows {
     pub segment: Segment,
     pub tokens: Vec<u32>,
-    /// Position of the token that will be drawn, if one will.
-    pub draws: Option<u32>,
+    /// What the last stage gives for them.
+    pub gives: Gives,
 }
 
 impl Sequence {
@@ -70,8 +83,13 @@ impl Sequence {
         } else {
             Progress::Prefilling { next: end }
         };
-        let logits = if is_last { Logits::Last } else { Logits::None };
-        Some(self.rows(pool, start..end, logits))
+        let (logits, gives) = match (self.pooling, is_last) {
+            (Some(pooling), true) => (Logits::Pool(pooling), Gives::Vector),
+            (Some(pooling), false) => (Logits::Pool(pooling), Gives::Nothing),
+            (None, true) => (Logits::Last, Gives::Token(end)),
+            (None, false) => (Logits::None, Gives::Nothing),
+        };
+        Some(self.rows(pool, start..end, (logits, gives)))
     }
 
     /// The newest token's row. `None` unless it is ready.
@@ -81,10 +99,16 @@ impl Sequence {
         }
         self.progress = Progress::Drawing;
         let end = len_u32(self.tokens.len());
-        Some(self.rows(pool, end.saturating_sub(1)..end, Logits::Last))
+        let wanted = (Logits::Last, Gives::Token(end));
+        Some(self.rows(pool, end.saturating_sub(1)..end, wanted))
     }
 
-    fn rows(&mut self, pool: &mut PagePool, span: std::ops::Range<u32>, logits: Logits) -> Rows {
+    fn rows(
+        &mut self,
+        pool: &mut PagePool,
+        span: std::ops::Range<u32>,
+        (logits, gives): (Logits, Gives),
+    ) -> Rows {
         let open = (span.start == 0).then(|| Open {
             prompt_len: self.prompt_len,
             sampling: self.sampling.clone(),
@@ -105,7 +129,7 @@ impl Sequence {
                 open,
             },
             tokens: covered.unwrap_or_default().to_vec(),
-            draws: (logits == Logits::Last).then_some(span.end),
+            gives,
         }
     }
 

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
+use proto::frame::SamplesFrame;
 use proto::step::{Sampled, Segment, Step, StepClass};
 use proto::{RequestId, SequenceId, StepId, limits};
 
@@ -14,7 +15,7 @@ use crate::output::FinishReason;
 use crate::pages::{PagePool, SlotPool};
 use crate::request::{Request, len_u32};
 use crate::schedule::View;
-use crate::sequence::{Progress, Rows, Sequence};
+use crate::sequence::{Gives, Progress, Rows, Sequence};
 
 /// Prompts that share one prefill step; bounds what one fault can end, and the tables of a frame.
 const PREFILL_SEGMENTS_MAX: usize = 32;
@@ -53,6 +54,8 @@ pub(crate) struct InFlight {
     pub sequences: Vec<SequenceId>,
     /// The samples that must come back, in order.
     draws: Vec<(SequenceId, u32)>,
+    /// The sequences whose vectors must come back, in order.
+    pools: Vec<SequenceId>,
     pub sent_at: Duration,
     deadline: Deadline,
     /// Prefill steps that had been sent before it.
@@ -66,10 +69,11 @@ enum Deadline {
 }
 
 impl InFlight {
-    /// Whether the samples are exactly those that the step asked for.
-    pub fn is_answered_by(&self, samples: &[Sampled]) -> bool {
-        let got = samples.iter().map(|s| (s.sequence, s.position));
-        got.eq(self.draws.iter().copied())
+    /// Whether samples and vectors are exactly those that the step asked for.
+    pub fn is_answered_by(&self, frame: &SamplesFrame) -> bool {
+        let got = frame.samples.iter().map(|s| (s.sequence, s.position));
+        let vectors = frame.vectors.iter().map(|v| v.sequence);
+        got.eq(self.draws.iter().copied()) && vectors.eq(self.pools.iter().copied())
     }
 
     fn is_overdue(&self) -> bool {
@@ -152,6 +156,7 @@ impl Serving {
             prompt_len: request.prompt_len(),
             limit: positions,
             stop_ids: submission.stop_ids.clone(),
+            pooling: submission.pooling,
             sampling: request.sampling(choice),
             slot,
             table,
@@ -229,11 +234,16 @@ impl Serving {
             return None;
         }
         self.last_step = self.last_step.next();
-        let draws = |p: &Rows| Some((p.segment.sequence, p.draws?));
+        let draws = |p: &Rows| match p.gives {
+            Gives::Token(position) => Some((p.segment.sequence, position)),
+            Gives::Nothing | Gives::Vector => None,
+        };
+        let pools = parts.iter().filter(|p| p.gives == Gives::Vector);
         let in_flight = InFlight {
             class,
             sequences: parts.iter().map(|p| p.segment.sequence).collect(),
             draws: parts.iter().filter_map(draws).collect(),
+            pools: pools.map(|p| p.segment.sequence).collect(),
             sent_at: sending.now,
             deadline: Deadline::At(sending.deadline),
             prefills_before: self.prefills_sent,
@@ -283,6 +293,12 @@ impl Serving {
             choice: sequence.choice,
             finish,
         })
+    }
+
+    /// The request whose prompt this sequence pooled. `None` if it is over.
+    pub fn pooled(&self, id: SequenceId) -> Option<RequestId> {
+        let sequence = self.sequences.get(&id)?;
+        (sequence.progress != Progress::Closing).then_some(sequence.request)
     }
 
     /// No further step for this sequence; it closes once none is under way.

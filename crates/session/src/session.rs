@@ -6,8 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use proto::frame::{FaultFrame, SamplesFrame};
-use proto::step::{Sampled, StepClass};
+use proto::step::StepClass;
 use proto::{Epoch, RequestId, SequenceId};
 
 use crate::config::Config;
@@ -15,7 +14,9 @@ use crate::input::{Capacity, Input, InputError, Submission};
 use crate::output::{Counters, ErrorCode, FinishReason, Load, Output, SessionError};
 use crate::request::{Request, len_u32};
 use crate::schedule::{self, Next};
-use crate::serving::{Admission, InFlight, Sending, Serving};
+use crate::serving::{Admission, Sending, Serving};
+
+mod answer;
 
 /// Schedules all requests of one model in one household.
 #[derive(Debug)]
@@ -91,7 +92,7 @@ impl Session {
             }
             Input::Ready(capacity) => self.ready(capacity)?,
             Input::Lost { reason } => self.lost(&reason)?,
-            Input::Done(samples) => self.done(&samples),
+            Input::Done(samples) => self.done(samples),
             Input::Fault(fault) => self.fault(fault),
             Input::Hold => {
                 let serving = self.pipeline.serving_mut().ok_or(InputError::NotServing)?;
@@ -365,64 +366,6 @@ impl Session {
         for request in started {
             self.fail(request, SessionError::new(ErrorCode::NodeLost, reason));
         }
-    }
-
-    /// The step that an answer belongs to, if it is under way in this epoch.
-    fn settle(&mut self, epoch: Epoch, step: proto::StepId) -> Option<InFlight> {
-        let serving = self.pipeline.serving_mut();
-        let settled = serving
-            .filter(|s| s.capacity().epoch == epoch)
-            .and_then(|s| s.settle(step));
-        if settled.is_none() {
-            self.counters.stale_answers += 1;
-        }
-        settled
-    }
-
-    fn done(&mut self, frame: &SamplesFrame) {
-        let Some(step) = self.settle(frame.epoch, frame.step) else {
-            return;
-        };
-        if !step.is_answered_by(&frame.samples) {
-            self.counters.bad_answers += 1;
-            let text = format!(
-                "the last stage answered step {} with {} tokens that do not match what was asked: update Hearth \
-                 on all machines to the same version",
-                frame.step,
-                frame.samples.len()
-            );
-            self.fail_all(&step.sequences, ErrorCode::BadSamples, &text);
-            return;
-        }
-        for sampled in &frame.samples {
-            self.draw(sampled);
-        }
-    }
-
-    fn draw(&mut self, sampled: &Sampled) {
-        let serving = self.pipeline.serving_mut();
-        let Some(drawn) = serving.and_then(|s| s.push(sampled)) else {
-            return;
-        };
-        self.counters.generated_tokens += 1;
-        self.outputs.push_back(Output::Token {
-            request: drawn.request,
-            choice: drawn.choice,
-            sampled: sampled.clone(),
-            finish: drawn.finish,
-        });
-        if let Some(reason) = drawn.finish {
-            let finished = self.finish(drawn.request, drawn.choice, reason);
-            assert!(finished.is_ok(), "a running choice: {finished:?}");
-        }
-    }
-
-    fn fault(&mut self, frame: FaultFrame) {
-        let Some(step) = self.settle(frame.epoch, frame.step) else {
-            return;
-        };
-        self.counters.faults += 1;
-        self.fail_all(&step.sequences, ErrorCode::StepFailed, &frame.text);
     }
 
     // ------------------------------------------------------------ progress

@@ -124,6 +124,7 @@ fn prompt_of(request: u64, len: u32, max_tokens: u32) -> Submission {
     Submission {
         request: RequestId(request),
         prompt: Arc::from_iter((0..len).map(|i| i % 40)),
+        pooling: None,
         choices: 1,
         max_tokens: Some(max_tokens),
         min_tokens: 0,

@@ -37,6 +37,7 @@ fn submission(request: u64, prompt: u32) -> Submission {
     Submission {
         request: RequestId(request),
         prompt: Arc::from_iter(100..100 + prompt),
+        pooling: None,
         choices: 1,
         max_tokens: Some(4),
         min_tokens: 0,
@@ -145,6 +146,7 @@ fn samples(step: &Step, token: u32) -> SamplesFrame {
         epoch: step.epoch,
         step: step.id,
         samples: sampled.collect(),
+        vectors: vec![],
     }
 }
 

@@ -5,7 +5,7 @@ pub mod pipeline;
 pub mod watch;
 pub mod world;
 
-use proto::step::Sampling;
+use proto::step::{Pooling, Sampling};
 use session::{FinishReason, Submission};
 
 /// Small generator (splitmix64): the same schedule for the same seed everywhere.
@@ -53,6 +53,17 @@ pub fn draw(cache: u64, state: u64, sampling: &Sampling, position: u32) -> u32 {
         token = (token + 1) % VOCAB as u32;
     }
     token
+}
+
+/// The vector of a prompt, from what the cache pages and the slot hold and how many rows were pooled.
+pub fn vector(pooling: Pooling, cache: u64, state: u64, rows: u32) -> Vec<f32> {
+    let low = |bits: u64| (bits & 0xffff) as f32;
+    vec![
+        low(cache),
+        low(state),
+        rows as f32,
+        f32::from(u8::from(pooling == Pooling::Mean)),
+    ]
 }
 
 /// What one choice gives when nothing else runs, in a context of `context` positions.

@@ -4,9 +4,9 @@ use std::collections::{HashMap, VecDeque};
 
 use proto::SequenceId;
 use proto::limits::PAGE_POSITIONS;
-use proto::step::{Logits, Sampled, Sampling, Segment, Step, StepClass};
+use proto::step::{Logits, Pooled, Sampled, Sampling, Segment, Step, StepClass};
 
-use super::{EMPTY, draw, fold};
+use super::{EMPTY, draw, fold, vector};
 
 /// What travels from stage to stage.
 #[derive(Debug, Clone)]
@@ -57,15 +57,16 @@ impl Stage {
     }
 
     /// Runs a step; the text says what was missing.
-    pub fn run(&mut self, step: &Step) -> Result<Vec<Sampled>, String> {
-        let mut samples = Vec::new();
+    pub fn run(&mut self, step: &Step) -> Result<(Vec<Sampled>, Vec<Pooled>), String> {
+        let (mut samples, mut vectors) = (Vec::new(), Vec::new());
         let mut tokens = step.tokens.as_slice();
         for segment in &step.segments {
             let (mine, rest) = tokens.split_at(segment.rows as usize);
             tokens = rest;
             samples.extend(self.cache.run(segment, mine)?);
+            vectors.extend(self.cache.pool(segment));
         }
-        Ok(samples)
+        Ok((samples, vectors))
     }
 }
 
@@ -83,6 +84,9 @@ struct Known {
     next: u32,
     pages: Vec<u32>,
     sampling: Sampling,
+    prompt: u32,
+    /// Rows of the prompt that were pooled.
+    pooled: u32,
 }
 
 impl Cache {
@@ -94,6 +98,8 @@ impl Cache {
                 next: 0,
                 pages: Vec::new(),
                 sampling: open.sampling.clone(),
+                prompt: open.prompt_len,
+                pooled: 0,
             };
             self.sequences.insert(segment.sequence, known);
         }
@@ -109,7 +115,7 @@ impl Cache {
             *state = fold(*state, *token);
             known.next += 1;
         }
-        if segment.logits == Logits::None {
+        if matches!(segment.logits, Logits::None | Logits::Pool(_)) {
             return Ok(None);
         }
         let held = known.pages.iter().flat_map(|p| self.pages[*p as usize]);
@@ -121,5 +127,24 @@ impl Cache {
             logprob: 0.0,
             top: Vec::new(),
         }))
+    }
+
+    /// After the rows of a segment: the vector, if its prompt ends there and is pooled.
+    fn pool(&mut self, segment: &Segment) -> Option<Pooled> {
+        let Logits::Pool(pooling) = segment.logits else {
+            return None;
+        };
+        let known = self.sequences.get_mut(&segment.sequence)?;
+        known.pooled += segment.rows;
+        if known.next != known.prompt {
+            return None;
+        }
+        let held = known.pages.iter().flat_map(|p| self.pages[*p as usize]);
+        let cache = held.take(known.next as usize).fold(EMPTY, fold);
+        let state = self.slots[segment.slot as usize];
+        Some(Pooled {
+            sequence: segment.sequence,
+            values: vector(pooling, cache, state, known.pooled),
+        })
     }
 }

@@ -7,7 +7,7 @@ use proto::step::{Logits, Segment, Step, StepClass};
 use proto::{Epoch, RequestId, SequenceId, StepId};
 use session::{Capacity, FinishReason, Output, Submission};
 
-use super::solo;
+use super::{EMPTY, fold, solo, vector};
 
 /// A sequence as its segments describe it.
 #[derive(Debug)]
@@ -118,6 +118,7 @@ impl Watch {
                     self.check_complete(*request, *choice, *reason);
                 }
             }
+            Output::Vector { request, values } => self.check_vector(*request, values),
             Output::Finished {
                 request,
                 choice,
@@ -177,6 +178,16 @@ impl Watch {
             (&expected.0, expected.1),
             "{request}/{choice}"
         );
+        self.completed += 1;
+    }
+
+    fn check_vector(&mut self, request: RequestId, values: &[f32]) {
+        self.check_open(request, 0);
+        let submission = &self.submissions[&request];
+        let pooling = submission.pooling.expect("a prompt to be pooled");
+        let state = submission.prompt.iter().fold(EMPTY, |s, t| fold(s, *t));
+        let rows = submission.prompt.len() as u32;
+        assert_eq!(values, vector(pooling, state, state, rows), "{request}");
         self.completed += 1;
     }
 
@@ -258,10 +269,15 @@ impl Watch {
         seen.next += segment.rows;
         seen.pages.extend(&segment.pages);
         assert_eq!(seen.pages.len() as u32, seen.next.div_ceil(PAGE_POSITIONS));
-        assert!(seen.next < capacity.context);
-        let wants = seen.next >= seen.prompt;
-        assert_eq!(segment.logits == Logits::Last, wants);
         let submission = &self.submissions[&seen.owner.0];
+        let wanted = match submission.pooling {
+            Some(pooling) => Logits::Pool(pooling),
+            None if seen.next >= seen.prompt => Logits::Last,
+            None => Logits::None,
+        };
+        assert_eq!(segment.logits, wanted);
+        let room = u32::from(submission.pooling.is_none());
+        assert!(seen.next + room <= capacity.context);
         match class {
             StepClass::Prefill => {
                 let span = segment.start as usize..seen.next as usize;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proto::frame::{FaultFrame, SamplesFrame};
-use proto::step::{Sampling, StepClass};
+use proto::step::{Pooling, Sampling, StepClass};
 use proto::{Epoch, RequestId};
 use session::{Capacity, Config, Input, InputError, Output, Session, Submission};
 
@@ -95,10 +95,16 @@ impl World {
         let len = rng.between(1, most);
         let prompt: Vec<u32> = (0..len).map(|_| (rng.next() % VOCAB) as u32).collect();
         let max_tokens = (!rng.one_in(6)).then(|| rng.between(1, 40) as u32);
+        let pooling = match rng.between(0, 9) {
+            0 => Some(Pooling::Last),
+            1 => Some(Pooling::Mean),
+            _ => None,
+        };
         Submission {
             request: RequestId(request),
             prompt: Arc::from(prompt),
-            choices: if rng.one_in(3) {
+            pooling,
+            choices: if pooling.is_none() && rng.one_in(3) {
                 rng.between(2, 4) as u32
             } else {
                 1
@@ -214,6 +220,7 @@ impl World {
                 Output::Suspect { .. }
                 | Output::Accepted { .. }
                 | Output::Token { .. }
+                | Output::Vector { .. }
                 | Output::Finished { .. }
                 | Output::Failed { .. } => {}
             }
@@ -293,10 +300,11 @@ impl World {
                 text,
             }),
             Ok(_) if !is_last => return self.deliver(epoch, at + 1, Packet::Step(step)),
-            Ok(samples) => Input::Done(SamplesFrame {
+            Ok((samples, vectors)) => Input::Done(SamplesFrame {
                 epoch,
                 step: step.id,
                 samples,
+                vectors,
             }),
         };
         self.send_answer(answer);
@@ -307,9 +315,10 @@ impl World {
         if self.rng.one_in(self.chaos.forge)
             && let Input::Done(frame) = &mut answer
         {
-            match frame.samples.first_mut() {
-                Some(sample) => sample.position += 1,
-                None => return self.send_answer(answer),
+            match (frame.samples.first_mut(), frame.vectors.pop()) {
+                (Some(sample), _) => sample.position += 1,
+                (None, Some(_)) => {}
+                (None, None) => return self.send_answer(answer),
             }
         }
         let delay = if self.rng.one_in(self.chaos.freeze) {
