@@ -12,9 +12,15 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use proto::RequestId;
-use proto::step::{Sampled, Sampling};
+use proto::step::{Pooling, Sampled, Sampling};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
+
+mod card;
+mod status;
+
+pub use card::Card;
+pub use status::{Phase, ServiceStatus};
 
 /// Commands that may wait for the household. Senders wait when it is full.
 pub const COMMANDS_MAX: usize = 256;
@@ -35,75 +41,10 @@ pub struct ServedModel {
     pub defaults: model::GenerationDefaults,
     /// Rows of the head: ids are below this.
     pub vocab: u32,
+    /// What there is to know about the weights.
+    pub card: Card,
     /// When the model was taken into service, seconds since 1970.
     pub created_unix_s: u64,
-}
-
-/// How far the service has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
-    /// Too few nodes, or too little memory in those that are in.
-    WaitingForNodes,
-    /// Nodes are there; a plan is being made.
-    Planning,
-    /// Nodes are loading their slices.
-    Loading,
-    /// A request sent now is answered.
-    Ready,
-    /// The service is ending: running answers are finished, new ones refused.
-    Draining,
-}
-
-impl Phase {
-    /// The name that users see; stable.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::WaitingForNodes => "waiting_for_nodes",
-            Self::Planning => "planning",
-            Self::Loading => "loading",
-            Self::Ready => "ready",
-            Self::Draining => "draining",
-        }
-    }
-}
-
-/// What `/readyz` tells, and every request that comes too early.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ServiceStatus {
-    /// How far the service has come.
-    pub phase: Phase,
-    /// Bytes of weights that nodes have loaded for the current plan.
-    pub done_bytes: u64,
-    /// Bytes of weights that the current plan loads; 0 before there is a plan.
-    pub total_bytes: u64,
-    /// Predicted seconds until the service is ready, if that can be said.
-    pub eta_s: Option<f64>,
-    /// Nodes that are in.
-    pub nodes: u32,
-    /// Memory that is missing before the model fits; 0 if it fits.
-    pub missing_bytes: u64,
-    /// Positions that one sequence may have; 0 before there is a plan.
-    pub context: u32,
-    /// One sentence for a person: what is going on and what to do.
-    pub detail: String,
-}
-
-impl ServiceStatus {
-    /// Nothing known yet.
-    #[must_use]
-    pub fn starting() -> Self {
-        Self {
-            phase: Phase::WaitingForNodes,
-            done_bytes: 0,
-            total_bytes: 0,
-            eta_s: None,
-            nodes: 0,
-            missing_bytes: 0,
-            context: 0,
-            detail: "the service is starting".to_owned(),
-        }
-    }
 }
 
 /// One request, already in token ids.
@@ -111,6 +52,9 @@ impl ServiceStatus {
 pub struct GenerateRequest {
     /// The prompt; at least one id, all below the vocabulary.
     pub prompt: Vec<u32>,
+    /// Present: no answer is drawn, the rows of the prompt are pooled instead. There is one choice then, and what is
+    /// about answers does not count.
+    pub pooling: Option<Pooling>,
     /// Independent answers wanted; at least 1.
     pub choices: u32,
     /// Most tokens per answer; `None` means up to the context.
@@ -220,6 +164,8 @@ pub enum Event {
         /// Present if no token follows.
         finish: Option<FinishReason>,
     },
+    /// The pooled rows of the prompt, not normalised.
+    Vector(Vec<f32>),
     /// A choice ended, and not together with a token.
     Finished {
         /// Which choice.
@@ -368,6 +314,15 @@ impl EventSink {
         Ok(())
     }
 
+    /// The pooled rows of the prompt.
+    ///
+    /// # Errors
+    /// The event could not be delivered.
+    pub fn vector(&mut self, values: Vec<f32>) -> Result<(), SinkError> {
+        self.flush()?;
+        self.send(Event::Vector(values))
+    }
+
     /// A choice is complete.
     ///
     /// # Errors
@@ -448,7 +403,8 @@ impl Stream {
                     finish: Some(_), ..
                 },
             )) => self.choices_open = self.choices_open.saturating_sub(1),
-            Poll::Ready(Some(Event::Token { finish: None, .. })) | Poll::Pending => {}
+            Poll::Ready(Some(Event::Token { finish: None, .. } | Event::Vector(_)))
+            | Poll::Pending => {}
         }
         event
     }

@@ -11,6 +11,7 @@ mod answer;
 mod ask;
 mod chat;
 mod choice;
+mod embed;
 mod label;
 mod part;
 mod prompt;
@@ -26,6 +27,7 @@ pub(crate) use chat::{
     ToolChoice, ToolResult, ToolUse, Turn,
 };
 pub(crate) use choice::{Finish, Reading};
+pub(crate) use embed::{Embed, EmbedError, Vectors};
 pub(crate) use label::{Labels, token_label};
 pub(crate) use part::Part;
 pub(crate) use prompt::{Promise, Prompt, PromptError, encode_prompts};

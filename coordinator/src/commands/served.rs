@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use command::Failure;
-use coordinator::gateway::ServedModel;
+use coordinator::gateway::{Card, ServedModel};
 use model::Checkpoint;
 
 /// A model as the household and the API need it.
@@ -47,6 +47,7 @@ fn read(path: &Path) -> Result<Opened, Failure> {
         template,
         defaults: checkpoint.generation_defaults()?,
         vocab: checkpoint.facts().vocab,
+        card: Card::of(&checkpoint),
         created_unix_s: created.map_or(0, |since| since.as_secs()),
     };
     Ok(Opened {

@@ -137,13 +137,17 @@ impl Serving {
             reply,
             choices: request.choices,
             prompt: u32::try_from(request.prompt.len()).unwrap_or(u32::MAX),
-            wanted: request.max_tokens.unwrap_or(1),
+            wanted: match request.pooling {
+                Some(_) => 0,
+                None => request.max_tokens.unwrap_or(1),
+            },
         });
         self.input(
             now,
             Input::Submit(Submission {
                 request: id,
                 prompt: Arc::from(request.prompt),
+                pooling: request.pooling,
                 choices: request.choices,
                 max_tokens: request.max_tokens,
                 min_tokens: request.min_tokens,
@@ -227,6 +231,11 @@ impl Serving {
                 let answer = self.answers.get_mut(&request)?;
                 self.touched.push(request);
                 let put = answer.sink.token(choice, sampled);
+                return put.err().map(|error| (request, error));
+            }
+            Output::Vector { request, values } => {
+                let answer = self.answers.get_mut(&request)?;
+                let put = answer.sink.vector(values);
                 return put.err().map(|error| (request, error));
             }
             Output::Finished {

@@ -10,7 +10,7 @@ use axum::http::{HeaderValue, Response, StatusCode, header};
 use serde_json::{Map, Value};
 
 use crate::gateway::{Failure, Phase, Refusal, Retry, ServiceStatus};
-use crate::text::{AskError, Promise, PromptError};
+use crate::text::{AskError, EmbedError, Promise, PromptError};
 
 pub(super) use form::ErrorForm;
 
@@ -177,6 +177,20 @@ impl ApiError {
                 busy
             }
             AskError::Refused(Refusal::Invalid(_)) => Self::bad_request(error.to_string()),
+        }
+    }
+
+    /// Inputs in `field` that got no vectors.
+    pub(super) fn embed(field: &str, error: &EmbedError, status: &ServiceStatus) -> Self {
+        match error {
+            EmbedError::Empty(_) => Self::field(field, error.to_string()),
+            EmbedError::TooLong { .. } => {
+                Self::field(field, error.to_string()).coded("context_length_exceeded")
+            }
+            EmbedError::Refused(refusal) => {
+                Self::asked(&AskError::Refused(refusal.clone()), status)
+            }
+            EmbedError::Failed(failure) => Self::failed(failure),
         }
     }
 

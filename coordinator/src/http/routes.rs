@@ -16,18 +16,20 @@ use crate::gateway::{Phase, ServedModel};
 
 use super::api::Api;
 use super::error::{ApiError, ErrorForm, json_response, status_fields};
-use super::{chat, completions, guard, metrics};
+use super::{chat, completions, embeddings, guard, metrics, ollama};
 
 /// All routes, guarded and counted.
 pub(super) fn router(api: Arc<Api>) -> Router {
     Router::new()
         .route("/v1/chat/completions", post(chat::handle))
         .route("/v1/completions", post(completions::handle))
+        .route("/v1/embeddings", post(embeddings::handle))
         .route("/v1/models", get(models))
         .route("/v1/models/{id}", get(model))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics_text))
+        .merge(ollama::routes())
         .fallback(|| async { ApiError::no_such_path() })
         .method_not_allowed_fallback(|| async { ApiError::wrong_method() })
         .layer(from_fn_with_state(Arc::clone(&api), admit))
@@ -68,12 +70,13 @@ fn route_name(path: &str) -> &'static str {
     match path {
         "/v1/chat/completions" => "/v1/chat/completions",
         "/v1/completions" => "/v1/completions",
+        "/v1/embeddings" => "/v1/embeddings",
         "/v1/models" => "/v1/models",
         "/healthz" => "/healthz",
         "/readyz" => "/readyz",
         "/metrics" => "/metrics",
         path if path.starts_with("/v1/models/") => "/v1/models/{id}",
-        _ => "other",
+        path => ollama::route_name(path).unwrap_or("other"),
     }
 }
 

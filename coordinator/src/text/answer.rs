@@ -154,6 +154,7 @@ impl Answer {
     fn apply(&mut self, stream: usize, event: Option<Event>) -> Result<Option<Delta>, Failure> {
         match event {
             None => Err(broken_off()),
+            Some(Event::Vector(_)) => Err(unknown_choice()),
             Some(Event::Failed(failure)) => Err(failure),
             Some(Event::Token {
                 choice,

@@ -87,6 +87,7 @@ impl Ask {
         }
         Ok(GenerateRequest {
             prompt: prompt.to_vec(),
+            pooling: None,
             choices: self.choices,
             max_tokens: self
                 .max_tokens

@@ -14,6 +14,7 @@ use crate::household::{sampled, served_model, within};
 fn request() -> GenerateRequest {
     GenerateRequest {
         prompt: vec![1],
+        pooling: None,
         choices: 2,
         max_tokens: None,
         min_tokens: 0,

@@ -7,10 +7,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use coordinator::gateway::{
-    Command, Failure, FinishReason, Gateway, GatewayHousehold, GenerateRequest, Phase, Refusal,
-    Retry, ServedModel, ServiceStatus,
+    Card, Command, Failure, FinishReason, Gateway, GatewayHousehold, GenerateRequest, Phase,
+    Refusal, Retry, ServedModel, ServiceStatus,
 };
 use coordinator::http::{HttpConfig, serve};
+use proto::facts::{LayerFacts, MixerKind, ModelFacts, TypeFacts};
 use proto::step::Sampled;
 use proto::{RequestId, SequenceId};
 use tokio::net::TcpListener;
@@ -20,6 +21,8 @@ use tokio::task::JoinHandle;
 pub const CONTEXT: u32 = 512;
 pub const VOCAB: u32 = 576;
 pub const END: u32 = 514;
+/// Values of a vector.
+pub const HIDDEN: u32 = 8;
 
 /// One thing that the household does for a request.
 #[derive(Clone)]
@@ -28,6 +31,7 @@ pub enum Say {
     Last(u32, u32, FinishReason),
     Sampled(u32, Sampled),
     Finished(u32, FinishReason),
+    Vector(Vec<f32>),
     /// Waits until the test says go.
     Wait(Arc<Notify>),
     Fail,
@@ -180,6 +184,51 @@ fn fixture(name: &str) -> Vec<u8> {
     std::fs::read(folder.join(name)).unwrap()
 }
 
+/// Facts of a small model, as if they were read from files.
+fn card() -> Card {
+    Card {
+        facts: facts(),
+        identity: model::Identity {
+            size_bytes: 20_000,
+            blake3: [0xab; 32],
+        },
+        format: model::Format::Gguf,
+    }
+}
+
+fn facts() -> ModelFacts {
+    ModelFacts {
+        id: "hearth-test".to_owned(),
+        family: "qwen35moe".to_owned(),
+        hidden: HIDDEN,
+        vocab: VOCAB,
+        context: 4096,
+        experts: 16,
+        experts_used: 2,
+        embedding_bytes: 100,
+        tied_head: true,
+        head_bytes: 100,
+        head_macs: u64::from(VOCAB) * u64::from(HIDDEN),
+        layers: vec![LayerFacts {
+            mixer: MixerKind::Attention,
+            trunk_bytes: 2000,
+            trunk_macs: 1500,
+            group_bytes: vec![1000; 16],
+            expert_bytes: 1000,
+            expert_macs: 1500,
+            kv_values_per_position: 4,
+            state_bytes_per_sequence: 0,
+        }],
+        file_bytes: 20_000,
+        quantised: true,
+        types: vec![TypeFacts {
+            name: "Q8_0".to_owned(),
+            tensors: 20,
+            bytes: 18_100,
+        }],
+    }
+}
+
 pub fn served_model() -> ServedModel {
     let template = String::from_utf8(fixture("chat_template.jinja")).unwrap();
     ServedModel {
@@ -199,6 +248,7 @@ pub fn served_model() -> ServedModel {
             eos_ids: vec![512, END],
         },
         vocab: VOCAB,
+        card: card(),
         created_unix_s: 1_700_000_000,
     }
 }
@@ -247,6 +297,9 @@ async fn perform(mut sink: coordinator::gateway::EventSink, events: Vec<Say>) {
                 .token(choice, sampled(id, 0.0, &[]))
                 .and_then(|()| sink.finished(choice, reason)),
             Say::Finished(choice, reason) => sink.finished(choice, reason),
+            Say::Vector(values) => sink
+                .vector(values)
+                .and_then(|()| sink.finished(0, FinishReason::Stop)),
             Say::Wait(notify) => {
                 let flushed = sink.flush();
                 notify.notified().await;

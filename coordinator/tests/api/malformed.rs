@@ -664,7 +664,6 @@ async fn wrong_places_methods_and_types_are_refused() {
         ("GET", "/", &[], 404, "not_found"),
         ("GET", "/v1", &[], 404, "not_found"),
         ("POST", "/v1/responses", &[json_type], 404, "not_found"),
-        ("POST", "/v1/embeddings", &[json_type], 404, "not_found"),
         ("GET", "/admin/nodes", &[], 404, "not_found"),
         ("POST", "/v1/completions/", &[json_type], 404, "not_found"),
         ("GET", "/v1/../etc/passwd", &[], 404, "not_found"),

@@ -291,6 +291,7 @@ impl Body {
                         epoch: step.epoch,
                         step: step.id,
                         samples,
+                        vectors: Vec::new(),
                     }),
                 )
             }

@@ -13,7 +13,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use command::local::{Listener, call};
-use coordinator::gateway::{Event, Failure, Gateway, GenerateRequest, Phase, ServedModel, Stream};
+use coordinator::gateway::{
+    Card, Event, Failure, Gateway, GenerateRequest, Phase, ServedModel, Stream,
+};
 use coordinator::house::{self, House, HouseSettings, PlanChoice};
 use proto::Epoch;
 use proto::control::{NodeMessage, Peer};
@@ -76,6 +78,7 @@ impl Home {
             template: None,
             defaults: model.generation_defaults().unwrap(),
             vocab: model.facts().vocab,
+            card: Card::of(&model),
             created_unix_s: 0,
         };
         let (gateway, household) = Gateway::new(Arc::new(served));
@@ -134,6 +137,7 @@ impl Home {
     async fn generate(&self, max_tokens: u32) -> Stream {
         let request = GenerateRequest {
             prompt: vec![5; 10],
+            pooling: None,
             choices: 1,
             max_tokens: Some(max_tokens),
             min_tokens: 0,

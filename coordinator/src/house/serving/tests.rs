@@ -7,7 +7,7 @@ use proto::step::{Logits, Sampled, Sampling, Step};
 use session::Capacity;
 
 use super::*;
-use crate::gateway::{EVENTS_MAX, Event, Gateway, GatewayHousehold, ServedModel, Stream};
+use crate::gateway::{Card, EVENTS_MAX, Event, Gateway, GatewayHousehold, ServedModel, Stream};
 
 const CONTEXT: u32 = 4096;
 const STOP: u32 = 7;
@@ -31,6 +31,7 @@ fn served_model() -> ServedModel {
         template: None,
         defaults: model.generation_defaults().unwrap(),
         vocab: model.facts().vocab,
+        card: Card::of(&model),
         created_unix_s: 0,
     }
 }
@@ -38,6 +39,7 @@ fn served_model() -> ServedModel {
 fn request(choices: u32, max_tokens: u32) -> GenerateRequest {
     GenerateRequest {
         prompt: vec![1, 2, 3],
+        pooling: None,
         choices,
         max_tokens: Some(max_tokens),
         min_tokens: 0,
@@ -63,6 +65,7 @@ fn answer(step: &Step) -> SamplesFrame {
         epoch: step.epoch,
         step: step.id,
         samples: samples.collect(),
+        vectors: Vec::new(),
     }
 }
 
