@@ -1,11 +1,15 @@
-//! Ollama's dialect: what its clients ask about models, and for vectors.
+//! Ollama's dialect: answers as lines of JSON, vectors, and what its clients ask about models.
 //!
 //! Names may end in `:latest`, as Ollama writes them. Errors are `{"error": "..."}`. Whatever changes models is refused:
 //! that is the owner's, with `coordinator model`.
 
+mod chat;
 mod clock;
 mod embed;
+mod messages;
 mod models;
+mod options;
+mod writer;
 
 use std::sync::Arc;
 
@@ -24,6 +28,8 @@ const LATEST: &str = ":latest";
 /// All paths below `/api`.
 pub(super) fn routes() -> Router<Arc<Api>> {
     Router::new()
+        .route("/api/chat", post(chat::chat))
+        .route("/api/generate", post(chat::generate))
         .route("/api/version", get(models::version))
         .route("/api/tags", get(models::tags))
         .route("/api/show", post(models::show))
@@ -39,7 +45,9 @@ pub(super) fn routes() -> Router<Arc<Api>> {
 
 /// A path's name in the metrics.
 pub(super) fn route_name(path: &str) -> Option<&'static str> {
-    const KNOWN: [&str; 11] = [
+    const KNOWN: [&str; 13] = [
+        "/api/chat",
+        "/api/generate",
         "/api/version",
         "/api/tags",
         "/api/show",

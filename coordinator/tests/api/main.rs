@@ -18,5 +18,6 @@ mod gateway;
 mod household;
 mod malformed;
 mod ollama;
+mod ollama_chat;
 mod service;
 mod tools;

@@ -9,6 +9,7 @@
 mod added;
 mod commands;
 mod demo;
+mod embeddings;
 mod endings;
 mod exact;
 mod invites;
