@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::client::{Connection, ask, post, post_json};
 use crate::household::{CONTEXT, HIDDEN, Say, Seen, Served, VOCAB};
+use crate::table::rows;
 
 const PATH: &str = "/v1/embeddings";
 
@@ -222,53 +223,47 @@ async fn ollama_cuts_long_texts_unless_told_not_to() {
     served.assert_nothing_seen().await;
 }
 
-fn bad_inputs() -> Vec<(Value, &'static str)> {
-    vec![
-        (
-            json!(null),
-            "is missing; expected a string, an array of token ids",
-        ),
-        (json!(7), "is 7; expected a string, an array of token ids"),
-        (json!({"text": "a"}), "is an object of 1; expected a string"),
-        (json!(true), "is true; expected a string"),
-        (json!([]), "is an array of 0; expected a string"),
-        (json!(""), "is a string of 0 bytes; expected a text"),
-        (json!(["a", ""]), "[1]` is a string of 0 bytes"),
-        (json!(["a", null]), "[1]` is null; expected a string or"),
-        (
-            json!([["a"]]),
-            "[0][0]` is a string of 1 bytes; expected a token id",
-        ),
-        (json!([[]]), "[0]` is an array of 0; expected a string or"),
-        (
-            json!([[1], []]),
-            "[1]` is an array of 0; expected a string or",
-        ),
-        (json!([[1], 2]), "[1]` is 2; expected a string or"),
-        (
-            json!([1, "a"]),
-            "[1]` is a string of 1 bytes; expected a token id below 576",
-        ),
-        (json!([VOCAB]), "[0]` is 576; expected a token id below 576"),
-        (json!([-1]), "[0]` is -1; expected a token id"),
-        (json!([1.5]), "[0]` is 1.5; expected a token id"),
-        (json!([[1, 600]]), "[0][1]` is 600; expected a token id"),
-        (
-            json!(vec!["a"; 2049]),
-            "is an array of 2049; expected at most 2048",
-        ),
-        (
-            json!(vec![1; 513]),
-            "input 0 has 513 tokens; the context holds 512",
-        ),
-        (json!([vec![1; 3], vec![1; 513]]), "input 1 has 513 tokens"),
-    ]
-}
+const BAD_INPUTS: &str = r#"
+null => is missing; expected a string, an array of token ids
+7 => is 7; expected a string, an array of token ids
+{"text": "a"} => is an object of 1; expected a string
+true => is true; expected a string
+[] => is an array of 0; expected a string
+"" => is a string of 0 bytes; expected a text
+["a", ""] => [1]` is a string of 0 bytes
+["a", null] => [1]` is null; expected a string or
+[["a"]] => [0][0]` is a string of 1 bytes; expected a token id
+[[]] => [0]` is an array of 0; expected a string or
+[[1], []] => [1]` is an array of 0; expected a string or
+[[1], 2] => [1]` is 2; expected a string or
+[1, "a"] => [1]` is a string of 1 bytes; expected a token id below 576
+[-1] => [0]` is -1; expected a token id
+[1.5] => [0]` is 1.5; expected a token id
+[[1, 600]] => [0][1]` is 600; expected a token id
+"#;
 
 #[tokio::test]
 async fn inputs_that_make_no_sense_are_refused_with_their_place() {
     let served = served().await;
-    for (input, message) in bad_inputs() {
+    let made = [
+        (
+            json!([VOCAB]),
+            ["[0]` is 576; expected a token id below 576"],
+        ),
+        (
+            json!(vec!["a"; 2049]),
+            ["is an array of 2049; expected at most 2048"],
+        ),
+        (
+            json!(vec![1; 513]),
+            ["input 0 has 513 tokens; the context holds 512"],
+        ),
+        (
+            json!([vec![1; 3], vec![1; 513]]),
+            ["input 1 has 513 tokens"],
+        ),
+    ];
+    for (input, [message]) in rows(BAD_INPUTS).into_iter().chain(made) {
         for (path, extra) in [
             (PATH, json!({})),
             ("/api/embed", json!({"truncate": false})),
@@ -300,79 +295,37 @@ async fn inputs_that_make_no_sense_are_refused_with_their_place() {
     served.assert_nothing_seen().await;
 }
 
+const BAD_FIELDS: &str = r#"
+{"model": null} => 400 => `model` is missing
+{"model": 5} => 400 => `model` is 5; expected a string
+{"model": "gpt"} => 404 => the model `gpt` is not served here
+{"model": "hearth-test:latest"} => 404 => is not served here
+{"model": ""} => 404 => is not served here
+{"dimensions": 0} => 400 => `dimensions` is 0; expected an integer from 1 to 8
+{"dimensions": 9} => 400 => `dimensions` is 9; expected an integer from 1 to 8
+{"dimensions": "8"} => 400 => expected an integer from 1 to 8
+{"dimensions": 1.5} => 400 => `dimensions` is 1.5
+{"encoding_format": "int8"} => 400 => expected float or base64
+{"encoding_format": 1} => 400 => `encoding_format` is 1; expected a string
+{"encoding_format": ["float"]} => 400 => an array of 1; expected a string
+{"pooling": "max"} => 400 => expected last or mean
+{"pooling": false} => 400 => `pooling` is false; expected a string
+"#;
+
 #[tokio::test]
 async fn fields_that_make_no_sense_are_refused_by_name() {
     let served = served().await;
-    let cases: [(&str, Value, u16, &str); 14] = [
-        ("model", json!(null), 400, "`model` is missing"),
-        ("model", json!(5), 400, "`model` is 5; expected a string"),
-        (
-            "model",
-            json!("gpt"),
-            404,
-            "the model `gpt` is not served here",
-        ),
-        (
-            "dimensions",
-            json!(0),
-            400,
-            "`dimensions` is 0; expected an integer from 1 to 8",
-        ),
-        (
-            "dimensions",
-            json!(9),
-            400,
-            "`dimensions` is 9; expected an integer from 1 to 8",
-        ),
-        (
-            "dimensions",
-            json!("8"),
-            400,
-            "expected an integer from 1 to 8",
-        ),
-        ("dimensions", json!(1.5), 400, "`dimensions` is 1.5"),
-        (
-            "encoding_format",
-            json!("int8"),
-            400,
-            "expected float or base64",
-        ),
-        (
-            "encoding_format",
-            json!(1),
-            400,
-            "`encoding_format` is 1; expected a string",
-        ),
-        (
-            "encoding_format",
-            json!(["float"]),
-            400,
-            "an array of 1; expected a string",
-        ),
-        ("pooling", json!("max"), 400, "expected last or mean"),
-        (
-            "pooling",
-            json!(false),
-            400,
-            "`pooling` is false; expected a string",
-        ),
-        (
-            "model",
-            json!("hearth-test:latest"),
-            404,
-            "is not served here",
-        ),
-        ("model", json!(""), 404, "is not served here"),
-    ];
-    for (field, value, status, message) in cases {
+    for (fields, [status, message]) in rows(BAD_FIELDS) {
+        let fields = fields.as_object().unwrap();
+        let (name, value) = fields.iter().next().unwrap();
         let mut body = json!({"model": "hearth-test", "input": "a"});
-        body[field] = value.clone();
+        body[name] = value.clone();
         let reply = post_json(served.address, PATH, &body).await;
-        assert_eq!(reply.status(), status, "{field} {value}");
+        assert_eq!(reply.status().to_string(), status, "{name} {value}");
         let error = reply.json()["error"].clone();
-        assert_eq!(error["param"], field, "{field} {value}");
+        assert_eq!(error["param"], json!(name), "{name} {value}");
         let text = error["message"].as_str().unwrap();
-        assert!(text.contains(message), "{field} {value}: {text}");
+        assert!(text.contains(message), "{name} {value}: {text}");
     }
     for (body, status) in [("", 400), ("[]", 400), ("{\"model\": ", 400)] {
         let reply = ask(served.address, &post(PATH, body)).await;

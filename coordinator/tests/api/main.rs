@@ -20,4 +20,5 @@ mod malformed;
 mod ollama;
 mod ollama_chat;
 mod service;
+mod table;
 mod tools;

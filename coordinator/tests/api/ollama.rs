@@ -1,10 +1,11 @@
 //! What Ollama's clients ask about models, and how they are refused.
 
 use coordinator::gateway::Phase;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::client::{ask, get, post_json, raw};
 use crate::household::{CONTEXT, HIDDEN, Served};
+use crate::table::rows;
 
 #[tokio::test]
 async fn the_model_is_described_as_ollama_does() {
@@ -68,91 +69,37 @@ async fn details_say_what_the_model_can_do() {
     assert_eq!(reply["capabilities"], json!(["completion"]));
 }
 
+const REFUSALS: &str = r#"
+{} => POST /api/show => 400 => `model` is missing
+{"model": 5} => POST /api/show => 400 => `model` is 5; expected a string
+{"model": "llama3"} => POST /api/show => 404 => `llama3` is not served
+{"model": "hearth-test:7b"} => POST /api/show => 404 => is not served
+{"model": "llama3"} => POST /api/pull => 403 => coordinator model add
+{"model": "a"} => POST /api/push => 403 => coordinator model add
+{"model": "a"} => POST /api/create => 403 => coordinator model add
+{} => POST /api/copy => 403 => coordinator model add
+{"model": "hearth-test"} => DELETE /api/delete => 403 => coordinator model add
+{} => GET /api/nowhere => 404 => nothing is served at this path
+{} => GET /api/show => 405 => does not take this method
+{"model": "llama3", "input": "a"} => POST /api/embed => 404 => is not served
+{"model": "hearth-test", "input": "a", "truncate": 1} => POST /api/embed => 400 => `truncate` is 1; expected true or false
+{"model": "hearth-test", "prompt": ["a"]} => POST /api/embeddings => 400 => `prompt` is an array of 1; expected a string
+{"model": "hearth-test"} => POST /api/embeddings => 400 => `prompt` is missing
+"#;
+
 #[tokio::test]
 async fn refusals_have_ollama_s_form() {
     let served = Served::start().await;
-    let bodies: [(&str, &str, Value, u16, &str); 12] = [
-        ("POST", "/api/show", json!({}), 400, "`model` is missing"),
-        (
-            "POST",
-            "/api/show",
-            json!({"model": 5}),
-            400,
-            "`model` is 5; expected a string",
-        ),
-        (
-            "POST",
-            "/api/show",
-            json!({"model": "llama3"}),
-            404,
-            "`llama3` is not served",
-        ),
-        (
-            "POST",
-            "/api/show",
-            json!({"model": "hearth-test:7b"}),
-            404,
-            "is not served",
-        ),
-        (
-            "POST",
-            "/api/pull",
-            json!({"model": "llama3"}),
-            403,
-            "coordinator model add",
-        ),
-        (
-            "POST",
-            "/api/push",
-            json!({"model": "a"}),
-            403,
-            "coordinator model add",
-        ),
-        (
-            "POST",
-            "/api/create",
-            json!({"model": "a"}),
-            403,
-            "coordinator model add",
-        ),
-        ("POST", "/api/copy", json!({}), 403, "coordinator model add"),
-        (
-            "DELETE",
-            "/api/delete",
-            json!({"model": "hearth-test"}),
-            403,
-            "coordinator model add",
-        ),
-        (
-            "GET",
-            "/api/nowhere",
-            json!({}),
-            404,
-            "nothing is served at this path",
-        ),
-        (
-            "GET",
-            "/api/show",
-            json!({}),
-            405,
-            "does not take this method",
-        ),
-        (
-            "POST",
-            "/api/embed",
-            json!({"model": "llama3", "input": "a"}),
-            404,
-            "is not served",
-        ),
-    ];
-    for (method, path, body, status, message) in bodies {
+    for (body, [place, status, message]) in rows(REFUSALS) {
+        let (method, path) = place.split_once(' ').unwrap();
         let body = body.to_string();
         let headers = [("Content-Type", "application/json")];
         let request = raw(method, path, &headers, body.as_bytes());
         let reply = ask(served.address, &request).await;
-        assert_eq!(reply.status(), status, "{method} {path} {body}");
+        assert_eq!(reply.status().to_string(), status, "{place} {body}");
         let error = reply.json()["error"].clone();
-        assert!(error.as_str().unwrap().contains(message), "{path}: {error}");
+        let text = error.as_str().unwrap();
+        assert!(text.contains(message), "{place} {body}: {text}");
     }
     served.assert_nothing_seen().await;
 }

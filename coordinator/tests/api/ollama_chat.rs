@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::client::{Connection, Reply, post, post_json};
 use crate::household::{END, Say, Seen, Served};
+use crate::table::rows;
 
 const CHAT: &str = "/api/chat";
 const GENERATE: &str = "/api/generate";
@@ -337,293 +338,92 @@ async fn a_client_that_leaves_cancels() {
 }
 
 /// Fields of a request to either path, the status, and a part of the message.
-fn shared_cases() -> Vec<(Value, u16, &'static str)> {
-    let options = |options: Value| json!({ "options": options });
-    vec![
-        (json!({"model": null}), 400, "`model` is missing"),
-        (json!({"model": 5}), 400, "`model` is 5; expected a string"),
-        (
-            json!({"model": "llama3"}),
-            404,
-            "the model `llama3` is not served",
-        ),
-        (json!({"model": ":latest"}), 404, "is not served here"),
-        (
-            json!({"stream": "yes"}),
-            400,
-            "`stream` is a string of 3 bytes; expected true or false",
-        ),
-        (
-            json!({"think": "max"}),
-            400,
-            "expected true, false, low, medium or high",
-        ),
-        (json!({"think": 1}), 400, "`think` is 1; expected"),
-        (
-            json!({"format": "xml"}),
-            400,
-            "`format` is a string of 3 bytes",
-        ),
-        (
-            json!({"template": "{{ .Prompt }}"}),
-            400,
-            "`template` is a string",
-        ),
-        (
-            json!({"context": [1, 2]}),
-            400,
-            "`context` is an array of 2",
-        ),
-        (
-            json!({"suffix": "}"}),
-            400,
-            "`suffix` is a string of 1 bytes",
-        ),
-        (json!({"logprobs": true}), 400, "`logprobs` is true"),
-        (json!({"top_logprobs": 3}), 400, "`top_logprobs` is 3"),
-        (
-            json!({"options": []}),
-            400,
-            "`options` is an array of 0; expected an object",
-        ),
-        (
-            options(json!({"temperature": 2.5})),
-            400,
-            "`options.temperature` is 2.5; expected a number",
-        ),
-        (
-            options(json!({"temperature": "0"})),
-            400,
-            "`options.temperature` is a string",
-        ),
-        (
-            options(json!({"top_p": 0})),
-            400,
-            "`options.top_p` is 0; expected",
-        ),
-        (
-            options(json!({"top_k": -2})),
-            400,
-            "`options.top_k` is -2; expected an integer",
-        ),
-        (
-            options(json!({"min_p": 2})),
-            400,
-            "`options.min_p` is 2; expected",
-        ),
-        (
-            options(json!({"seed": 0.5})),
-            400,
-            "`options.seed` is 0.5; expected an integer of 64 bits",
-        ),
-        (
-            options(json!({"repeat_penalty": 0})),
-            400,
-            "`options.repeat_penalty` is 0; expected",
-        ),
-        (
-            options(json!({"repeat_last_n": 64})),
-            400,
-            "expected -1 (the whole text) or 0 (off)",
-        ),
-        (
-            options(json!({"presence_penalty": 3})),
-            400,
-            "`options.presence_penalty` is 3",
-        ),
-        (
-            options(json!({"frequency_penalty": "x"})),
-            400,
-            "`options.frequency_penalty` is a string",
-        ),
-        (
-            options(json!({"num_predict": 0})),
-            400,
-            "expected -2, -1 or an integer from 1",
-        ),
-        (
-            options(json!({"num_predict": -3})),
-            400,
-            "`options.num_predict` is -3",
-        ),
-        (
-            options(json!({"num_predict": 1.5})),
-            400,
-            "`options.num_predict` is 1.5",
-        ),
-        (
-            options(json!({"num_ctx": 0})),
-            400,
-            "`options.num_ctx` is 0; expected an integer from 1",
-        ),
-        (
-            options(json!({"stop": ""})),
-            400,
-            "`options.stop` is a string of 0 bytes",
-        ),
-        (
-            options(json!({"stop": ["a", 1]})),
-            400,
-            "`options.stop[1]` is 1; expected",
-        ),
-        (
-            options(json!({"typical_p": 0.5})),
-            400,
-            "`options.typical_p` is set",
-        ),
-        (
-            options(json!({"mirostat": 2})),
-            400,
-            "`options.mirostat` is set",
-        ),
-        (
-            options(json!({"num_predict": 600})),
-            400,
-            "the context holds 512",
-        ),
-    ]
-}
+const SHARED_CASES: &str = r#"
+{"model": null} => 400 => `model` is missing
+{"model": 5} => 400 => `model` is 5; expected a string
+{"model": "llama3"} => 404 => the model `llama3` is not served
+{"model": ":latest"} => 404 => is not served here
+{"stream": "yes"} => 400 => `stream` is a string of 3 bytes; expected true or false
+{"think": "max"} => 400 => expected true, false, low, medium or high
+{"think": 1} => 400 => `think` is 1; expected
+{"format": "xml"} => 400 => `format` is a string of 3 bytes
+{"template": "{{ .Prompt }}"} => 400 => `template` is a string
+{"context": [1, 2]} => 400 => `context` is an array of 2
+{"suffix": "}"} => 400 => `suffix` is a string of 1 bytes
+{"logprobs": true} => 400 => `logprobs` is true
+{"top_logprobs": 3} => 400 => `top_logprobs` is 3
+{"options": []} => 400 => `options` is an array of 0; expected an object
+{"options": {"temperature": 2.5}} => 400 => `options.temperature` is 2.5; expected a number
+{"options": {"temperature": "0"}} => 400 => `options.temperature` is a string
+{"options": {"top_p": 0}} => 400 => `options.top_p` is 0; expected
+{"options": {"top_k": -2}} => 400 => `options.top_k` is -2; expected an integer
+{"options": {"min_p": 2}} => 400 => `options.min_p` is 2; expected
+{"options": {"seed": 0.5}} => 400 => `options.seed` is 0.5; expected an integer of 64 bits
+{"options": {"repeat_penalty": 0}} => 400 => `options.repeat_penalty` is 0; expected
+{"options": {"repeat_last_n": 64}} => 400 => expected -1 (the whole text) or 0 (off)
+{"options": {"presence_penalty": 3}} => 400 => `options.presence_penalty` is 3
+{"options": {"frequency_penalty": "x"}} => 400 => `options.frequency_penalty` is a string
+{"options": {"num_predict": 0}} => 400 => expected -2, -1 or an integer from 1
+{"options": {"num_predict": -3}} => 400 => `options.num_predict` is -3
+{"options": {"num_predict": 1.5}} => 400 => `options.num_predict` is 1.5
+{"options": {"num_ctx": 0}} => 400 => `options.num_ctx` is 0; expected an integer from 1
+{"options": {"stop": ""}} => 400 => `options.stop` is a string of 0 bytes
+{"options": {"stop": ["a", 1]}} => 400 => `options.stop[1]` is 1; expected
+{"options": {"typical_p": 0.5}} => 400 => `options.typical_p` is set
+{"options": {"mirostat": 2}} => 400 => `options.mirostat` is set
+{"options": {"num_predict": 600}} => 400 => the context holds 512
+"#;
 
-fn message(message: Value) -> Value {
-    json!({ "messages": [message] })
-}
+const CHAT_CASES: &str = r#"
+{"messages": "hi"} => 400 => `messages` is a string of 2 bytes; expected an array
+{"messages": ["hi"]} => 400 => `messages[0]` is a string of 2 bytes; expected an object
+{"messages": [{"content": "a"}]} => 400 => `messages[0].role` is missing
+{"messages": [{"role": "boss", "content": "a"}]} => 400 => `messages[0].role` is not a known role
+{"messages": [{"role": "user"}]} => 400 => `messages[0].content` is missing
+{"messages": [{"role": "user", "content": []}]} => 400 => `messages[0].content` is an array of 0
+{"messages": [{"role": "user", "content": "a", "images": ["aGk="]}]} => 400 => `messages[0].images` is an array of 1; this service reads no images
+{"messages": [{"role": "assistant"}]} => 400 => `messages[0].content` is missing
+{"messages": [{"role": "assistant", "content": "a", "thinking": 1}]} => 400 => `messages[0].thinking` is 1; expected a string
+{"messages": [{"role": "assistant", "tool_calls": ["a"]}]} => 400 => `messages[0].tool_calls[0]` is a string
+{"messages": [{"role": "assistant", "tool_calls": [{}]}]} => 400 => `messages[0].tool_calls[0].function` is missing
+{"messages": [{"role": "assistant", "tool_calls": [{"function": {}}]}]} => 400 => `messages[0].tool_calls[0].function.name` is missing
+{"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "a", "arguments": "{}"}}]}]} => 400 => `messages[0].tool_calls[0].function.arguments` is a string
+{"messages": [{"role": "tool"}]} => 400 => `messages[0].content` is missing
+"#;
 
-fn chat_cases() -> Vec<(Value, u16, &'static str)> {
-    let call = |call: Value| message(json!({"role": "assistant", "tool_calls": [call]}));
-    vec![
-        (
-            json!({"messages": "hi"}),
-            400,
-            "`messages` is a string of 2 bytes; expected an array",
-        ),
-        (
-            json!({"messages": ["hi"]}),
-            400,
-            "`messages[0]` is a string of 2 bytes; expected an object",
-        ),
-        (
-            message(json!({"content": "a"})),
-            400,
-            "`messages[0].role` is missing",
-        ),
-        (
-            message(json!({"role": "boss", "content": "a"})),
-            400,
-            "`messages[0].role` is not a known role",
-        ),
-        (
-            message(json!({"role": "user"})),
-            400,
-            "`messages[0].content` is missing",
-        ),
-        (
-            message(json!({"role": "user", "content": []})),
-            400,
-            "`messages[0].content` is an array of 0",
-        ),
-        (
-            message(json!({"role": "user", "content": "a", "images": ["aGk="]})),
-            400,
-            "`messages[0].images` is an array of 1; this service reads no images",
-        ),
-        (
-            message(json!({"role": "assistant"})),
-            400,
-            "`messages[0].content` is missing",
-        ),
-        (
-            message(json!({"role": "assistant", "content": "a", "thinking": 1})),
-            400,
-            "`messages[0].thinking` is 1; expected a string",
-        ),
-        (
-            call(json!("a")),
-            400,
-            "`messages[0].tool_calls[0]` is a string",
-        ),
-        (
-            call(json!({})),
-            400,
-            "`messages[0].tool_calls[0].function` is missing",
-        ),
-        (
-            call(json!({"function": {}})),
-            400,
-            "`messages[0].tool_calls[0].function.name` is missing",
-        ),
-        (
-            call(json!({"function": {"name": "a", "arguments": "{}"}})),
-            400,
-            "`messages[0].tool_calls[0].function.arguments` is a string",
-        ),
-        (
-            message(json!({"role": "tool"})),
-            400,
-            "`messages[0].content` is missing",
-        ),
-    ]
-}
-
-fn generate_cases() -> Vec<(Value, u16, &'static str)> {
-    vec![
-        (
-            json!({"prompt": ["a"]}),
-            400,
-            "`prompt` is an array of 1; expected a string",
-        ),
-        (
-            json!({"prompt": 5}),
-            400,
-            "`prompt` is 5; expected a string",
-        ),
-        (
-            json!({"system": {}}),
-            400,
-            "`system` is an object of 0; expected a string",
-        ),
-        (json!({"raw": 1}), 400, "`raw` is 1; expected true or false"),
-        (
-            json!({"images": ["aGk="]}),
-            400,
-            "`images` is an array of 1; this service reads no images",
-        ),
-        (
-            json!({"images": "aGk="}),
-            400,
-            "`images` is a string of 4 bytes; expected an array",
-        ),
-        (
-            json!({"prompt": "a ".repeat(600)}),
-            400,
-            "the context holds 512",
-        ),
-        (
-            json!({"prompt": "a ".repeat(600), "raw": true}),
-            400,
-            "the context holds 512",
-        ),
-    ]
-}
+const GENERATE_CASES: &str = r#"
+{"prompt": ["a"]} => 400 => `prompt` is an array of 1; expected a string
+{"prompt": 5} => 400 => `prompt` is 5; expected a string
+{"system": {}} => 400 => `system` is an object of 0; expected a string
+{"raw": 1} => 400 => `raw` is 1; expected true or false
+{"images": ["aGk="]} => 400 => `images` is an array of 1; this service reads no images
+{"images": "aGk="} => 400 => `images` is a string of 4 bytes; expected an array
+"#;
 
 #[tokio::test]
 async fn requests_that_make_no_sense_are_refused_with_their_place() {
     let served = Served::start().await;
-    let tables = [
-        (CHAT, [shared_cases(), chat_cases()].concat()),
-        (GENERATE, [shared_cases(), generate_cases()].concat()),
+    let long = [
+        (
+            json!({"prompt": "a ".repeat(600)}),
+            ["400", "the context holds 512"],
+        ),
+        (
+            json!({"prompt": "a ".repeat(600), "raw": true}),
+            ["400", "the context holds 512"],
+        ),
     ];
-    for (path, cases) in tables {
-        for (fields, status, expected) in cases {
-            let good = match path {
-                CHAT => chat_body(json!({})),
-                _ => generate_body(json!({})),
-            };
-            let reply = post_json(served.address, path, &with(good, &fields)).await;
-            assert_eq!(reply.status(), status, "{path} {fields}");
-            let error = reply.json()["error"].clone();
-            let text = error.as_str().unwrap();
-            assert!(text.contains(expected), "{path} {fields}: {text}");
-        }
+    let shared = || rows(SHARED_CASES).into_iter();
+    let chat = shared().chain(rows(CHAT_CASES));
+    let generate = shared().chain(rows(GENERATE_CASES)).chain(long);
+    let chat = chat.map(|case| (CHAT, chat_body(json!({})), case));
+    let generate = generate.map(|case| (GENERATE, generate_body(json!({})), case));
+    for (path, good, (fields, [status, expected])) in chat.chain(generate) {
+        let reply = post_json(served.address, path, &with(good, &fields)).await;
+        assert_eq!(reply.status().to_string(), status, "{path} {fields}");
+        let error = reply.json()["error"].clone();
+        let text = error.as_str().unwrap();
+        assert!(text.contains(expected), "{path} {fields}: {text}");
     }
     let bare = Served::with(Default::default(), |model| model.template = None).await;
     let reply = post_json(bare.address, CHAT, &chat_body(json!({}))).await;

@@ -228,7 +228,7 @@ async fn read(mut stream: Stream) -> (Vec<u32>, Option<Failure>) {
         while let Some(event) = stream.next().await {
             match event {
                 Event::Token { sampled, .. } => tokens.push(sampled.token),
-                Event::Finished { .. } => {}
+                Event::Finished { .. } | Event::Vector(_) => {}
                 Event::Failed(failure) => return Some(failure),
             }
         }
