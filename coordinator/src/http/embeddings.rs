@@ -136,7 +136,10 @@ impl Wanted {
             .map_err(|error| ApiError::prompt(field, &error))?;
         if cut == Cut::End {
             let context = usize::try_from(api.gateway.status().context).unwrap_or(usize::MAX);
-            inputs.iter_mut().for_each(|input| input.truncate(context));
+            let end = api.gateway.model().tokenizer.eos();
+            inputs
+                .iter_mut()
+                .for_each(|input| cut_end(input, context, end));
         }
         Ok(inputs)
     }
@@ -157,6 +160,19 @@ impl Wanted {
         };
         let done = embed.run(&api.gateway).await;
         done.map_err(|error| ApiError::embed(self.field, &error, &api.gateway.status()))
+    }
+}
+
+/// Leaves out the end of an input that is too long. An end-of-text token that its model puts there stays the last one:
+/// the row of that token is what such a model was trained to give.
+fn cut_end(input: &mut Vec<u32>, context: usize, end: Option<u32>) {
+    if input.len() <= context {
+        return;
+    }
+    let last = input.last().copied().filter(|last| Some(*last) == end);
+    input.truncate(context);
+    if let (Some(slot), Some(last)) = (input.last_mut(), last) {
+        *slot = last;
     }
 }
 
@@ -270,4 +286,26 @@ impl<'a> List<'a> {
 fn base64_of(vector: &[f32]) -> String {
     let bytes: Vec<u8> = vector.iter().flat_map(|x| x.to_le_bytes()).collect();
     STANDARD.encode(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cut_input_keeps_its_end_of_text() {
+        for (input, end, expected) in [
+            (vec![1, 2, 3], Some(9), vec![1, 2, 3]),
+            (vec![1, 2, 3, 4], Some(9), vec![1, 2, 3]),
+            (vec![1, 2, 3, 9], Some(9), vec![1, 2, 9]),
+            (vec![1, 2, 3, 9], None, vec![1, 2, 3]),
+        ] {
+            let mut cut = input.clone();
+            cut_end(&mut cut, 3, end);
+            assert_eq!(cut, expected, "{input:?}");
+        }
+        let mut none = vec![9, 9];
+        cut_end(&mut none, 0, Some(9));
+        assert!(none.is_empty());
+    }
 }

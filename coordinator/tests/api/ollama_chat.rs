@@ -299,6 +299,34 @@ async fn what_was_said_before_is_rendered() {
 }
 
 #[tokio::test]
+async fn calls_are_given_whole_with_their_arguments() {
+    let served = Served::start().await;
+    let call = "<tool_call>\n<function=weather>\n<parameter=city>\nBonn\n</parameter>\n</function>\n</tool_call>";
+    served.say(served.speak(&format!("I look.\n\n{call}")));
+    let tool = json!({"type": "function", "function": {"name": "weather", "description": "Of a city.",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}});
+    let whole = chat_body(json!({"tools": [tool], "stream": false}));
+    let whole = post_json(served.address, CHAT, &whole).await.json();
+    assert!(prompt_text(&served, &served.request().await).contains("Of a city."));
+    let message = &whole["message"];
+    assert_eq!(message["content"].as_str().unwrap().trim_end(), "I look.");
+    let calls = message["tool_calls"].as_array().unwrap();
+    let function = json!({"name": "weather", "arguments": {"city": "Bonn"}});
+    assert_eq!((calls.len(), &calls[0]["function"]), (1, &function));
+    assert!(!calls[0]["id"].as_str().unwrap().is_empty());
+    assert_eq!(whole["done_reason"], "stop");
+
+    let streamed = chat_body(json!({"tools": [tool]}));
+    let lines = lines(&post_json(served.address, CHAT, &streamed).await);
+    let with_calls = lines
+        .iter()
+        .filter_map(|line| line["message"].get("tool_calls"));
+    let with_calls: Vec<&Value> = with_calls.collect();
+    assert_eq!(with_calls.len(), 1);
+    assert_eq!(with_calls[0][0]["function"], function);
+}
+
+#[tokio::test]
 async fn failures_have_ollama_s_form_before_and_inside_a_stream() {
     let served = Served::start().await;
     let id = served.ids("a")[0];
@@ -391,6 +419,15 @@ const CHAT_CASES: &str = r#"
 {"messages": [{"role": "tool"}]} => 400 => `messages[0].content` is missing
 "#;
 
+const TOOL_CASES: &str = r#"
+{"tools": {}} => 400 => `tools` is an object of 0; expected an array
+{"tools": ["a"]} => 400 => `tools[0]` is a string of 1 bytes; expected an object
+{"tools": [{"type": "function"}]} => 400 => `tools[0].function` is missing
+{"tools": [{"function": {}}]} => 400 => `tools[0].function.name` is missing
+{"tools": [{"function": {"name": "a b"}}]} => 400 => expected 1 to 128 letters
+{"tools": [{"function": {"name": "a", "parameters": []}}]} => 400 => `tools[0].function.parameters` is an array of 0
+"#;
+
 const GENERATE_CASES: &str = r#"
 {"prompt": ["a"]} => 400 => `prompt` is an array of 1; expected a string
 {"prompt": 5} => 400 => `prompt` is 5; expected a string
@@ -415,6 +452,7 @@ async fn requests_that_make_no_sense_are_refused_with_their_place() {
     ];
     let shared = || rows(SHARED_CASES).into_iter();
     let chat = shared().chain(rows(CHAT_CASES));
+    let chat = chat.chain(rows(TOOL_CASES));
     let generate = shared().chain(rows(GENERATE_CASES)).chain(long);
     let chat = chat.map(|case| (CHAT, chat_body(json!({})), case));
     let generate = generate.map(|case| (GENERATE, generate_body(json!({})), case));

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `messages` | `/api/chat`; none, or none that is there, only asks whether the model is loaded |
 //! | `prompt`, `system`, `raw` | `/api/generate`; `raw` leaves out the chat template, as do models without one |
+//! | `tools` | `/api/chat`; functions |
 //! | `options` | see [`super::options`] |
 //! | `think` | `true`, `false`, or an effort: `low`, `medium`, `high` |
 //! | `stream` | left out: yes |
@@ -26,8 +27,10 @@ use crate::http::error::{ApiError, json_response};
 use crate::http::fields::{Fields, describe};
 use crate::http::observe::Observed;
 use crate::http::sampling::{Delivery, Draw};
+use crate::http::tools;
 use crate::text::{
-    ChatRequest, Message, OutputFormat, Prompt, Reading, Said, Thinking, ToolUse, encode_prompts,
+    ChatRequest, Message, OutputFormat, Prompt, Reading, Said, Thinking, Tool, ToolUse,
+    encode_prompts,
 };
 
 use super::writer::{Route, Writer};
@@ -54,13 +57,18 @@ pub(super) async fn chat(
     let fields = Fields::body(&object);
     let shared = Shared::read(&fields, &model)?;
     let messages = messages::read(&fields)?;
+    let tools = ToolUse {
+        tools: tools::list(&fields, tool)?,
+        ..ToolUse::default()
+    };
     let writer = Writer::new(Route::Chat, shared.name, started);
     drop(object);
     if messages.is_empty() {
         api.ready()?;
         return Ok(json_response(StatusCode::OK, &writer.loaded()));
     }
-    let ask = chat_ask(messages, shared.thinking, shared.draw, "messages");
+    let mut ask = chat_ask(messages, shared.thinking, shared.draw, "messages");
+    ask.chat.tools = tools;
     let answer = api.chat(ask, started).await?;
     respond(
         answer,
@@ -139,6 +147,15 @@ impl Shared {
             draw: options::read(fields, model)?,
         })
     }
+}
+
+/// A function; the only kind of tool there is.
+fn tool(fields: &Fields<'_>) -> Result<Tool, ApiError> {
+    let function = fields
+        .object("function")?
+        .ok_or_else(|| fields.missing("function", "an object with `name`"))?;
+    let path = fields.path("function");
+    tools::tool(&Fields::at(&path, function), "parameters")
 }
 
 fn thinking(fields: &Fields<'_>) -> Result<Thinking, ApiError> {
