@@ -23,6 +23,7 @@ mod metrics;
 mod observe;
 mod ollama;
 mod refused;
+mod responses;
 mod routes;
 mod sampling;
 mod server;
@@ -47,7 +48,11 @@ pub async fn serve(
 ) {
     metrics::recorder();
     let limits = config.limits;
-    let router = routes::router(Arc::new(api::Api { gateway, config }));
+    let router = routes::router(Arc::new(api::Api {
+        gateway,
+        config,
+        responses: Arc::default(),
+    }));
     server::run(listener, router, limits, shutdown).await;
 }
 

@@ -10,6 +10,7 @@ use super::config::HttpConfig;
 use super::error::ApiError;
 use super::fields::Fields;
 use super::observe::Observed;
+use super::responses::Store;
 use super::sampling::Draw;
 
 /// The state behind all routes.
@@ -17,6 +18,8 @@ use super::sampling::Draw;
 pub(super) struct Api {
     pub(super) gateway: Gateway,
     pub(super) config: HttpConfig,
+    /// Responses that are kept for those who asked for them.
+    pub(super) responses: Arc<Store>,
 }
 
 /// A chat, and how its answers are drawn.

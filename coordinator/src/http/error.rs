@@ -91,6 +91,12 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, INVALID, message).coded("not_found")
     }
 
+    /// 404: no response is kept under this id.
+    pub(super) fn no_such_response() -> Self {
+        let message = "no response is kept under this id: it was not stored, was deleted, or made room for newer ones";
+        Self::new(StatusCode::NOT_FOUND, INVALID, message).coded("not_found")
+    }
+
     /// 404: another model than the one that is served.
     pub(super) fn no_such_model(asked: &str, served: &str) -> Self {
         const SHOWN_CHARS: usize = 128;

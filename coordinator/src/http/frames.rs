@@ -12,10 +12,6 @@ pub(super) enum Wire {
     /// Server-sent events.
     Events,
     /// One JSON value a line.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "the first dialect of lines removes this")
-    )]
     Lines,
 }
 
@@ -55,10 +51,6 @@ impl Frames {
         }
     }
 
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "the first dialect with names removes this")
-    )]
     /// An event with a name. On a wire without names the name is left out.
     pub(super) fn event(&mut self, name: &'static str, body: &impl Serialize) -> Written {
         if self.wire == Wire::Events {

@@ -16,7 +16,7 @@ use crate::gateway::{Phase, ServedModel};
 
 use super::api::Api;
 use super::error::{ApiError, ErrorForm, json_response, status_fields};
-use super::{chat, completions, embeddings, guard, metrics, ollama};
+use super::{chat, completions, embeddings, guard, metrics, ollama, responses};
 
 /// All routes, guarded and counted.
 pub(super) fn router(api: Arc<Api>) -> Router {
@@ -29,6 +29,7 @@ pub(super) fn router(api: Arc<Api>) -> Router {
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics_text))
+        .merge(responses::routes())
         .merge(ollama::routes())
         .fallback(|| async { ApiError::no_such_path() })
         .method_not_allowed_fallback(|| async { ApiError::wrong_method() })
@@ -72,10 +73,12 @@ fn route_name(path: &str) -> &'static str {
         "/v1/completions" => "/v1/completions",
         "/v1/embeddings" => "/v1/embeddings",
         "/v1/models" => "/v1/models",
+        "/v1/responses" => "/v1/responses",
         "/healthz" => "/healthz",
         "/readyz" => "/readyz",
         "/metrics" => "/metrics",
         path if path.starts_with("/v1/models/") => "/v1/models/{id}",
+        path if path.starts_with("/v1/responses/") => "/v1/responses/{id}",
         path => ollama::route_name(path).unwrap_or("other"),
     }
 }

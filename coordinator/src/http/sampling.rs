@@ -143,7 +143,11 @@ pub(super) fn read(fields: &Fields<'_>, model: &ServedModel) -> Result<Shared, A
     })
 }
 
-fn draw(fields: &Fields<'_>, model: &ServedModel) -> Result<Draw, ApiError> {
+/// How answers are drawn.
+///
+/// # Errors
+/// 400 naming the first bad field.
+pub(super) fn draw(fields: &Fields<'_>, model: &ServedModel) -> Result<Draw, ApiError> {
     let defaults = Draw::of(model);
     let mut stop_ids = stop_token_ids(fields, model)?;
     if !fields.flag("ignore_eos")?.unwrap_or(false) {
