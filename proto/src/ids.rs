@@ -49,6 +49,12 @@ number_id!(
     RequestId
 );
 
+number_id!(
+    /// One person of the household, as this process knows them: 0 is whoever needs no key, the others are given out anew at
+    /// every start.
+    PersonId
+);
+
 /// A node's identity: the text form of its PeerId.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]

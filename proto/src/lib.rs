@@ -15,4 +15,4 @@ pub mod limits;
 pub mod step;
 
 pub use groups::GroupSet;
-pub use ids::{Epoch, NodeId, RequestId, SequenceId, StepId};
+pub use ids::{Epoch, NodeId, PersonId, RequestId, SequenceId, StepId};

@@ -5,7 +5,8 @@ use std::time::Duration;
 /// Bounds of one session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Config {
-    /// Requests that may wait for their first step; one more is refused with `queue_full`.
+    /// Requests that may wait for their first step; one more is refused with `queue_full`. Those of one person may not
+    /// take the last places: they get up to four fifths of the queue alone, and less the more others wait.
     pub queue_max: u32,
     /// How long a request may wait for its first step before it fails with `queue_timeout`.
     pub queue_deadline: Duration,

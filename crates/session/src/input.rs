@@ -7,6 +7,8 @@ use proto::step::{Pooling, Sampling};
 use proto::{Epoch, RequestId, limits};
 use thiserror::Error;
 
+use crate::person::Person;
+
 /// One event.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Input {
@@ -47,6 +49,8 @@ pub enum Input {
 pub struct Submission {
     /// New for every request of this session.
     pub request: RequestId,
+    /// For whom.
+    pub person: Person,
     /// Token ids, at least one.
     pub prompt: Arc<[u32]>,
     /// Present: no answer is drawn; the rows of the prompt, which may fill the context, are pooled instead. `choices`
@@ -77,7 +81,7 @@ pub struct Capacity {
     pub context: u32,
     /// Stages of the pipeline.
     pub stages: u32,
-    /// Rows of one prefill step.
+    /// Rows of one prefill step, at most. Beside answers steps are shorter.
     pub chunk_rows: u32,
 }
 

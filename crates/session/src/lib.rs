@@ -16,7 +16,8 @@
 //!     epoch: Epoch(1), pages: 16, slots: 2, context: 512, stages: 1, chunk_rows: 128,
 //! }))?;
 //! session.handle_input(now, Input::Submit(Submission {
-//!     request: RequestId(7), prompt: Arc::from([1, 2, 3]), pooling: None, choices: 1, max_tokens: Some(8),
+//!     request: RequestId(7), person: session::Person::default(), prompt: Arc::from([1, 2, 3]), pooling: None,
+//!     choices: 1, max_tokens: Some(8),
 //!     min_tokens: 0, stop_ids: vec![0], sampling: proto::step::Sampling::default(),
 //! }))?;
 //! assert!(matches!(session.poll_output(), Some(Output::Accepted { .. })));
@@ -27,14 +28,19 @@
 mod config;
 mod input;
 mod output;
+mod pace;
 mod pages;
+mod person;
+mod queue;
 mod request;
 mod schedule;
 mod sequence;
 mod serving;
 mod session;
+mod shares;
 
 pub use config::Config;
 pub use input::{Capacity, Input, InputError, Submission};
 pub use output::{Counters, ErrorCode, FinishReason, Load, Output, Retry, SessionError};
+pub use person::{Person, Priority};
 pub use session::Session;

@@ -24,6 +24,13 @@ pub enum Output {
         /// Which.
         request: RequestId,
     },
+    /// The request's place among those that wait for their first step, if nobody comes or leaves. Told when it changes.
+    Queued {
+        /// Which.
+        request: RequestId,
+        /// Counted from 1, which starts next.
+        place: u32,
+    },
     /// A token of a choice, stop tokens included.
     Token {
         /// The request.

@@ -7,6 +7,10 @@ use proto::{SequenceId, limits};
 
 use crate::input::Submission;
 use crate::output::{ErrorCode, SessionError};
+use crate::queue::Waiting;
+
+/// Tokens of an answer that a person's turn is charged with, at most: clients ask for far more than they get.
+const ANSWER_EXPECTED: u32 = 512;
 
 /// A valid request that is not over.
 #[derive(Debug)]
@@ -40,6 +44,17 @@ impl Request {
     /// Tokens of the prompt; the constructor bounds them.
     pub fn prompt_len(&self) -> u32 {
         len_u32(self.submission.prompt.len())
+    }
+
+    /// Its place in the queue.
+    pub fn waiting(&self) -> Waiting {
+        let answer = self.submission.max_tokens.unwrap_or(ANSWER_EXPECTED);
+        Waiting {
+            request: self.submission.request,
+            person: self.submission.person,
+            cost: self.prompt_len() + answer.min(ANSWER_EXPECTED),
+            choices: self.submission.choices,
+        }
     }
 
     /// Positions that prompt and longest answer take, or why they do not fit the context.

@@ -2,7 +2,8 @@
 //!
 //! The one idea: every running sequence sits in one of at most as many micro-batches as there are stages, so each
 //! stage can work on another one; a decode step goes before any prompt chunk, and while a decode step is on its way
-//! only as many chunks may start as there are stages. So neither kind starves the other.
+//! only as many chunks may start as there are stages. So neither kind starves the other. How long a chunk is, is decided
+//! elsewhere (`pace`).
 
 use proto::limits;
 
@@ -23,6 +24,8 @@ pub(crate) struct View {
     pub prefill_in_flight: u32,
     /// Prefill steps sent since the oldest decode step under way was sent.
     pub prefill_since_decode: u32,
+    /// Whether the next decode step has to go without prompts, so that its time can be measured.
+    pub wants_quiet: bool,
 }
 
 /// What to do next.
@@ -60,7 +63,9 @@ fn may_prefill(view: &View) -> bool {
     if view.decoding == 0 {
         view.prefill_in_flight <= view.stages
     } else {
-        view.prefill_in_flight < view.stages && view.prefill_since_decode < view.stages
+        !view.wants_quiet
+            && view.prefill_in_flight < view.stages
+            && view.prefill_since_decode < view.stages
     }
 }
 
@@ -137,6 +142,24 @@ mod tests {
                     ..answers
                 },
                 Next::Wait,
+            ),
+            (
+                "prompts wait while a token is timed",
+                View {
+                    ready: 0,
+                    decode_in_flight: 1,
+                    wants_quiet: true,
+                    ..answers
+                },
+                Next::Wait,
+            ),
+            (
+                "but not for nobody",
+                View {
+                    wants_quiet: true,
+                    ..prompts
+                },
+                Next::Prefill,
             ),
             (
                 "a step is never wider than a frame",

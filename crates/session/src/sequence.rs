@@ -7,6 +7,7 @@ use proto::{RequestId, SequenceId};
 
 use crate::output::FinishReason;
 use crate::pages::{PagePool, PageTable, Slot};
+use crate::person::Person;
 use crate::request::len_u32;
 
 /// A sequence that holds a slot.
@@ -14,6 +15,7 @@ use crate::request::len_u32;
 pub(crate) struct Sequence {
     pub id: SequenceId,
     pub request: RequestId,
+    pub person: Person,
     pub choice: u32,
     /// Prompt and what was drawn since.
     pub tokens: Vec<u32>,
@@ -144,6 +146,11 @@ impl Sequence {
         } else {
             None
         }
+    }
+
+    /// Whether somebody waits for its next token, and for nothing else.
+    pub fn answers(&self) -> bool {
+        self.progress == Progress::Prompted || self.decodes()
     }
 
     /// Whether it is past its prompt.

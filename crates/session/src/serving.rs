@@ -12,10 +12,12 @@ use proto::{RequestId, SequenceId, StepId, limits};
 
 use crate::input::Capacity;
 use crate::output::FinishReason;
+use crate::pace::{Pace, Trip};
 use crate::pages::{PagePool, SlotPool};
 use crate::request::{Request, len_u32};
 use crate::schedule::View;
 use crate::sequence::{Gives, Progress, Rows, Sequence};
+use crate::shares::Shares;
 
 /// Prompts that share one prefill step; bounds what one fault can end, and the tables of a frame.
 const PREFILL_SEGMENTS_MAX: usize = 32;
@@ -29,8 +31,11 @@ pub(crate) struct Serving {
     pages: PagePool,
     slots: SlotPool,
     sequences: BTreeMap<SequenceId, Sequence>,
-    /// With prompt rows to send; each turn takes the front and puts it back behind the others.
+    /// With prompt rows to send; each turn takes the first of a person and puts it back behind the others.
     prefilling: VecDeque<SequenceId>,
+    /// Prompt rows that people have had.
+    turns: Shares,
+    pace: Pace,
     /// With a newest token to send, longest waiting first.
     ready: VecDeque<SequenceId>,
     in_flight: BTreeMap<StepId, InFlight>,
@@ -58,8 +63,11 @@ pub(crate) struct InFlight {
     pools: Vec<SequenceId>,
     pub sent_at: Duration,
     deadline: Deadline,
+    rows: u32,
     /// Prefill steps that had been sent before it.
     prefills_before: u64,
+    /// Prefill steps that were under way when it was sent.
+    prefills_beside: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,6 +106,8 @@ impl Serving {
             slots: SlotPool::new(capacity.slots),
             sequences: BTreeMap::new(),
             prefilling: VecDeque::new(),
+            turns: Shares::default(),
+            pace: Pace::default(),
             ready: VecDeque::new(),
             in_flight: BTreeMap::new(),
             last_step: StepId(0),
@@ -151,6 +161,7 @@ impl Serving {
         let sequence = Sequence {
             id,
             request: submission.request,
+            person: submission.person,
             choice,
             tokens: submission.prompt.to_vec(),
             prompt_len: request.prompt_len(),
@@ -170,22 +181,34 @@ impl Serving {
 
     /// The counts that the next step depends on.
     pub fn view(&self) -> View {
-        let running = || self.in_flight.values().filter(|s| !s.is_overdue());
-        let of = |class| len_u32(running().filter(|s| s.class == class).count());
-        let before = running()
-            .filter(|s| s.class == StepClass::Decode)
-            .map(|s| s.prefills_before)
-            .min();
+        let decodes = self.running().filter(|s| s.class == StepClass::Decode);
+        let before = decodes.map(|s| s.prefills_before).min();
         let since = self.prefills_sent - before.unwrap_or(self.prefills_sent);
+        let decoding = self.decoding();
         View {
             stages: self.capacity.stages,
-            decoding: len_u32(self.sequences.values().filter(|s| s.decodes()).count()),
+            decoding,
             ready: len_u32(self.ready.len()),
             prefilling: len_u32(self.prefilling.len()),
-            decode_in_flight: of(StepClass::Decode),
-            prefill_in_flight: of(StepClass::Prefill),
+            decode_in_flight: self.in_flight_of(StepClass::Decode),
+            prefill_in_flight: self.in_flight_of(StepClass::Prefill),
             prefill_since_decode: u32::try_from(since).unwrap_or(u32::MAX),
+            wants_quiet: self.pace.wants_quiet(decoding),
         }
+    }
+
+    /// Steps under way that are not overdue.
+    fn running(&self) -> impl Iterator<Item = &InFlight> {
+        self.in_flight.values().filter(|s| !s.is_overdue())
+    }
+
+    fn in_flight_of(&self, class: StepClass) -> u32 {
+        len_u32(self.running().filter(|s| s.class == class).count())
+    }
+
+    /// Sequences past their prompt.
+    fn decoding(&self) -> u32 {
+        len_u32(self.sequences.values().filter(|s| s.decodes()).count())
     }
 
     /// A step with the newest tokens of up to `rows` ready sequences.
@@ -204,10 +227,10 @@ impl Serving {
     /// A step with prompt rows of the sequences whose turn it is.
     pub fn prefill_step(&mut self, sending: Sending) -> Option<Step> {
         let mut parts: Vec<Rows> = Vec::new();
-        let mut left = self.capacity.chunk_rows;
+        let mut left = self.chunk_rows();
         let turns = self.prefilling.len().min(PREFILL_SEGMENTS_MAX);
         for _ in 0..turns {
-            let Some(id) = self.prefilling.pop_front() else {
+            let Some(id) = self.next_prompt() else {
                 break;
             };
             let Some(sequence) = self.sequences.get_mut(&id) else {
@@ -215,6 +238,7 @@ impl Serving {
             };
             if let Some(part) = sequence.chunk(&mut self.pages, left) {
                 left -= part.segment.rows;
+                self.turns.charge(sequence.person, part.segment.rows);
                 parts.push(part);
             }
             if matches!(sequence.progress, Progress::Prefilling { .. }) {
@@ -227,6 +251,38 @@ impl Serving {
         let step = self.send(sending, StepClass::Prefill, parts)?;
         self.prefills_sent += 1;
         Some(step)
+    }
+
+    /// Rows of the next chunk: as many as a step holds while nobody waits for a token, else about a token's time.
+    fn chunk_rows(&self) -> u32 {
+        let most = self.capacity.chunk_rows;
+        if self.sequences.values().any(Sequence::answers) {
+            self.pace.rows_beside(most)
+        } else {
+            most
+        }
+    }
+
+    /// Takes the sequence whose prompt is next: the one that waits longest of the person whose turn it is.
+    fn next_prompt(&mut self) -> Option<SequenceId> {
+        let person = |id: &SequenceId| Some(self.sequences.get(id)?.person.id);
+        let next = self.turns.next(self.prefilling.iter().filter_map(person));
+        let at = self.prefilling.iter().position(|id| person(id) == next)?;
+        self.prefilling.remove(at)
+    }
+
+    /// Notes how long a step took that came back well.
+    pub fn time(&mut self, now: Duration, step: &InFlight) {
+        let trip = Trip {
+            sent_at: step.sent_at,
+            back_at: now,
+        };
+        let alone = step.prefills_beside == 0 && step.prefills_before == self.prefills_sent;
+        match step.class {
+            StepClass::Prefill => self.pace.read(trip, step.rows, self.capacity.stages),
+            StepClass::Decode if alone => self.pace.answered_alone(trip, self.decoding()),
+            StepClass::Decode => self.pace.answered_beside(trip),
+        }
     }
 
     fn send(&mut self, sending: Sending, class: StepClass, parts: Vec<Rows>) -> Option<Step> {
@@ -246,7 +302,9 @@ impl Serving {
             pools: pools.map(|p| p.segment.sequence).collect(),
             sent_at: sending.now,
             deadline: Deadline::At(sending.deadline),
+            rows: parts.iter().map(|p| p.segment.rows).sum(),
             prefills_before: self.prefills_sent,
+            prefills_beside: self.in_flight_of(StepClass::Prefill),
         };
         self.in_flight.insert(self.last_step, in_flight);
         let (segments, tokens): (Vec<Segment>, Vec<Vec<u32>>) =

@@ -10,21 +10,24 @@ use proto::step::StepClass;
 use proto::{Epoch, RequestId, SequenceId};
 
 use crate::config::Config;
-use crate::input::{Capacity, Input, InputError, Submission};
+use crate::input::{Capacity, Input, InputError};
 use crate::output::{Counters, ErrorCode, FinishReason, Load, Output, SessionError};
+use crate::queue::Queue;
 use crate::request::{Request, len_u32};
 use crate::schedule::{self, Next};
 use crate::serving::{Admission, Sending, Serving};
 
 mod answer;
 
+mod requests;
+
 /// Schedules all requests of one model in one household.
 #[derive(Debug)]
 pub struct Session {
     config: Config,
     requests: BTreeMap<RequestId, Request>,
-    /// Requests with a choice that has not started, first come first served.
-    waiting: VecDeque<RequestId>,
+    /// Requests with a choice that has not started.
+    queue: Queue,
     pipeline: Pipeline,
     last_epoch: Option<Epoch>,
     last_sequence: SequenceId,
@@ -69,7 +72,7 @@ impl Session {
         Self {
             config,
             requests: BTreeMap::new(),
-            waiting: VecDeque::new(),
+            queue: Queue::default(),
             pipeline: Pipeline::Missing,
             last_epoch: None,
             last_sequence: SequenceId(0),
@@ -92,7 +95,7 @@ impl Session {
             }
             Input::Ready(capacity) => self.ready(capacity)?,
             Input::Lost { reason } => self.lost(&reason)?,
-            Input::Done(samples) => self.done(samples),
+            Input::Done(samples) => self.done(now, samples),
             Input::Fault(fault) => self.fault(fault),
             Input::Hold => {
                 let serving = self.pipeline.serving_mut().ok_or(InputError::NotServing)?;
@@ -128,12 +131,12 @@ impl Session {
                 });
             }
         }
-        let late = |request: &&RequestId| {
+        let late = |request: &RequestId| {
             self.requests
                 .get(request)
                 .is_some_and(|r| !r.started() && r.queued_until <= now)
         };
-        let late: Vec<RequestId> = self.waiting.iter().filter(late).copied().collect();
+        let late: Vec<RequestId> = self.queue.iter().filter(late).collect();
         for request in late {
             let text = format!(
                 "no machine was free for this request within {} s: try again later",
@@ -152,7 +155,7 @@ impl Session {
     /// When `handle_timeout` has to be called, if nothing happens before.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Duration> {
-        let waiting = self.waiting.iter().filter_map(|id| self.requests.get(id));
+        let waiting = self.queue.iter().filter_map(|id| self.requests.get(&id));
         let queue = waiting
             .filter(|r| !r.started())
             .map(|r| r.queued_until)
@@ -215,117 +218,6 @@ impl Session {
         len_u32(unstarted.count())
     }
 
-    // ------------------------------------------------------------ requests
-
-    fn submit(&mut self, now: Duration, submission: Submission) -> Result<(), InputError> {
-        let id = submission.request;
-        if self.requests.contains_key(&id) {
-            return Err(InputError::DuplicateRequest(id));
-        }
-        match self.admit(now, submission) {
-            Ok(request) => {
-                self.requests.insert(id, request);
-                self.waiting.push_back(id);
-                self.outputs.push_back(Output::Accepted { request: id });
-            }
-            Err(error) => self
-                .outputs
-                .push_back(Output::Failed { request: id, error }),
-        }
-        Ok(())
-    }
-
-    fn admit(&self, now: Duration, submission: Submission) -> Result<Request, SessionError> {
-        if self.life == Life::Draining {
-            return Err(draining());
-        }
-        let until = now.saturating_add(self.config.queue_deadline);
-        let request = Request::new(submission, until)?;
-        if let Some(serving) = self.pipeline.serving() {
-            request.positions(serving.capacity().context)?;
-        }
-        let queued = self.queue_len();
-        if queued >= self.config.queue_max {
-            let text = format!(
-                "{queued} requests wait already, {} may: try again when some have been answered",
-                self.config.queue_max
-            );
-            return Err(SessionError::new(ErrorCode::QueueFull, text));
-        }
-        Ok(request)
-    }
-
-    fn cancel(&mut self, request: RequestId) -> Result<(), InputError> {
-        let known = self.requests.get(&request);
-        let known = known.ok_or(InputError::UnknownRequest(request))?;
-        let choices: Vec<u32> = known.unfinished().collect();
-        for choice in choices {
-            self.finish(request, choice, FinishReason::Cancelled)?;
-        }
-        Ok(())
-    }
-
-    /// Ends one choice, and its request with the last of them.
-    fn finish(
-        &mut self,
-        request: RequestId,
-        choice: u32,
-        reason: FinishReason,
-    ) -> Result<(), InputError> {
-        let known = self.requests.get_mut(&request);
-        let known = known.ok_or(InputError::UnknownRequest(request))?;
-        let sequence = known
-            .finish(choice)
-            .ok_or(InputError::UnknownChoice { request, choice })?;
-        let (over, waits) = (known.over(), known.next_waiting().is_some());
-        if let (Some(sequence), Some(serving)) = (sequence, self.pipeline.serving_mut()) {
-            serving.end(sequence);
-        }
-        if over {
-            self.requests.remove(&request);
-        }
-        if !waits {
-            self.waiting.retain(|other| *other != request);
-        }
-        self.outputs.push_back(Output::Finished {
-            request,
-            choice,
-            reason,
-        });
-        Ok(())
-    }
-
-    fn fail(&mut self, request: RequestId, error: SessionError) {
-        let Some(known) = self.requests.remove(&request) else {
-            return;
-        };
-        self.waiting.retain(|other| *other != request);
-        if let Some(serving) = self.pipeline.serving_mut() {
-            known.sequences().for_each(|id| serving.end(id));
-        }
-        self.outputs.push_back(Output::Failed { request, error });
-    }
-
-    /// Fails the requests that these sequences belong to.
-    fn fail_all(&mut self, sequences: &[SequenceId], code: ErrorCode, text: &str) {
-        let requests = match self.pipeline.serving() {
-            Some(serving) => serving.requests_of(sequences),
-            None => return,
-        };
-        for request in requests {
-            self.fail(request, SessionError::new(code, text));
-        }
-    }
-
-    fn drain(&mut self) {
-        self.life = Life::Draining;
-        let unstarted = self.requests.iter().filter(|(_, r)| !r.started());
-        let unstarted: Vec<RequestId> = unstarted.map(|(id, _)| *id).collect();
-        for request in unstarted {
-            self.fail(request, draining());
-        }
-    }
-
     // ------------------------------------------------------------ pipeline
 
     fn ready(&mut self, capacity: Capacity) -> Result<(), InputError> {
@@ -374,6 +266,7 @@ impl Session {
     fn advance(&mut self, now: Duration) {
         self.announce_closed();
         self.start_waiting();
+        self.tell_places();
         let sending = Sending {
             now,
             deadline: now.saturating_add(self.config.step_deadline),
@@ -409,12 +302,12 @@ impl Session {
         }
     }
 
-    /// Starts choices in the order in which they came, until the next one finds no room.
+    /// Starts choices in the order of the queue, until the next one finds no room.
     fn start_waiting(&mut self) {
         let Pipeline::Serving(serving) = &mut self.pipeline else {
             return;
         };
-        while let Some(id) = self.waiting.front().copied() {
+        while let Some(id) = self.queue.front() {
             let known = self.requests.get_mut(&id);
             let next = known.and_then(|r| {
                 let choice = r.next_waiting()?;
@@ -422,7 +315,7 @@ impl Session {
                 Some((r, choice, positions))
             });
             let Some((request, choice, positions)) = next else {
-                self.waiting.pop_front();
+                self.queue.remove(id);
                 continue;
             };
             let sequence = self.last_sequence.next();
@@ -431,13 +324,13 @@ impl Session {
             }
             self.last_sequence = sequence;
             request.start(choice, sequence);
+            self.queue.started(id);
         }
     }
-}
 
-fn draining() -> SessionError {
-    SessionError::new(
-        ErrorCode::Draining,
-        "this household is closing: send the request to another one, or again after its restart",
-    )
+    fn tell_places(&mut self) {
+        for (request, place) in self.queue.moved() {
+            self.outputs.push_back(Output::Queued { request, place });
+        }
+    }
 }

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use proto::step::Sampling;
 use proto::{Epoch, RequestId};
-use session::{Capacity, Config, Counters, Submission};
+use session::{Capacity, Config, Counters, Person, Submission};
 use support::world::{Chaos, World};
 
 const SEEDS: &str = include_str!("seeds/simulation.txt");
@@ -99,6 +99,7 @@ fn without_faults_nothing_fails() {
             seed,
             Config {
                 queue_max: 99,
+                queue_deadline: Duration::from_secs(90),
                 ..config()
             },
         );
@@ -123,6 +124,7 @@ fn without_faults_nothing_fails() {
 fn prompt_of(request: u64, len: u32, max_tokens: u32) -> Submission {
     Submission {
         request: RequestId(request),
+        person: Person::default(),
         prompt: Arc::from_iter((0..len).map(|i| i % 40)),
         pooling: None,
         choices: 1,

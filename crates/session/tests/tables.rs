@@ -16,7 +16,7 @@ use proto::limits;
 use proto::step::{Logits, Sampled, Sampling, Step, StepClass};
 use proto::{Epoch, RequestId, SequenceId, StepId};
 use session::{
-    Capacity, Config, ErrorCode, FinishReason, Input, InputError, Output, Retry, Session,
+    Capacity, Config, ErrorCode, FinishReason, Input, InputError, Output, Person, Retry, Session,
     Submission,
 };
 
@@ -36,6 +36,7 @@ fn capacity() -> Capacity {
 fn submission(request: u64, prompt: u32) -> Submission {
     Submission {
         request: RequestId(request),
+        person: Person::default(),
         prompt: Arc::from_iter(100..100 + prompt),
         pooling: None,
         choices: 1,
@@ -78,7 +79,7 @@ impl Bench {
         while let Some(output) = self.session.poll_output() {
             match output {
                 Output::Send(step) => self.steps.push(step),
-                Output::Accepted { .. } => {}
+                Output::Accepted { .. } | Output::Queued { .. } => {}
                 other => self.others.push(other),
             }
         }

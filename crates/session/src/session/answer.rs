@@ -1,5 +1,7 @@
 //! What comes back from the pipeline: tokens, vectors, faults.
 
+use std::time::Duration;
+
 use proto::frame::{FaultFrame, SamplesFrame};
 use proto::step::{Pooled, Sampled};
 use proto::{Epoch, StepId};
@@ -21,7 +23,7 @@ impl Session {
         settled
     }
 
-    pub(super) fn done(&mut self, frame: SamplesFrame) {
+    pub(super) fn done(&mut self, now: Duration, frame: SamplesFrame) {
         let Some(step) = self.settle(frame.epoch, frame.step) else {
             return;
         };
@@ -36,6 +38,9 @@ impl Session {
             );
             self.fail_all(&step.sequences, ErrorCode::BadSamples, &text);
             return;
+        }
+        if let Some(serving) = self.pipeline.serving_mut() {
+            serving.time(now, &step);
         }
         for sampled in &frame.samples {
             self.draw(sampled);

@@ -103,6 +103,11 @@ impl Watch {
             Output::Send(step) => self.check_step(step),
             Output::Close { epoch, sequences } => self.check_close(*epoch, sequences),
             Output::Accepted { request } => assert!(self.submissions.contains_key(request)),
+            Output::Queued { request, place } => {
+                assert!(!self.is_over((*request, 0)) || self.submissions[request].choices > 1);
+                let waiting = self.open_requests().len();
+                assert!((1..=waiting).contains(&(*place as usize)), "{place}");
+            }
             Output::Token {
                 request,
                 choice,

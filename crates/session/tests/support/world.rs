@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use proto::frame::{FaultFrame, SamplesFrame};
 use proto::step::{Pooling, Sampling, StepClass};
-use proto::{Epoch, RequestId};
-use session::{Capacity, Config, Input, InputError, Output, Session, Submission};
+use proto::{Epoch, PersonId, RequestId};
+use session::{Capacity, Config, Input, InputError, Output, Person, Priority, Session, Submission};
 
 use super::pipeline::{Packet, Stage};
 use super::watch::Watch;
@@ -102,6 +102,11 @@ impl World {
         };
         Submission {
             request: RequestId(request),
+            person: Person {
+                id: PersonId(rng.between(0, 3)),
+                priority: [Priority::Low, Priority::Normal, Priority::High]
+                    [rng.between(0, 2) as usize],
+            },
             prompt: Arc::from(prompt),
             pooling,
             choices: if pooling.is_none() && rng.one_in(3) {
@@ -219,6 +224,7 @@ impl World {
                 Output::Suspect { .. } if !self.rng.one_in(4) => self.at(500, Event::Lose),
                 Output::Suspect { .. }
                 | Output::Accepted { .. }
+                | Output::Queued { .. }
                 | Output::Token { .. }
                 | Output::Vector { .. }
                 | Output::Finished { .. }
