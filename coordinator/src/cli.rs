@@ -3,7 +3,9 @@
 use clap::{Parser, Subcommand};
 use command::Outcome;
 
-use crate::commands::{approve, demo, invite, kick, model, nodes, plan, serve, status, stop};
+use crate::commands::{
+    approve, demo, invite, key, kick, model, nodes, plan, serve, status, stop, usage,
+};
 
 #[derive(Debug, Parser)]
 #[command(
@@ -14,6 +16,7 @@ use crate::commands::{approve, demo, invite, kick, model, nodes, plan, serve, st
   coordinator demo                                a whole household on this machine, with the bundled model
   coordinator serve --model models/big.gguf       the service; then, for each machine:
   coordinator invite                              prints what `node join` wants
+  coordinator key create --name ada               a key for somebody; then the API may be opened to the network
   coordinator status                              what the running service does
 
 Exit codes: 0 done, 1 failed, 2 wrong usage."
@@ -41,6 +44,10 @@ enum Command {
     Plan(plan::Flags),
     /// Fetch models from a hub, list them, delete them
     Model(model::Flags),
+    /// Make, list and revoke the keys of people
+    Key(key::Flags),
+    /// Show who used how much
+    Usage(usage::Flags),
     /// Remove a machine from the household
     Kick(kick::Flags),
     /// Let the running service finish its answers and end
@@ -68,6 +75,8 @@ pub(crate) fn run() -> Outcome {
             Command::Nodes(flags) => nodes::run(flags).await,
             Command::Plan(flags) => plan::run(flags).await,
             Command::Model(flags) => model::run(flags).await,
+            Command::Key(flags) => key::run(flags).await,
+            Command::Usage(flags) => usage::run(flags).await,
             Command::Kick(flags) => kick::run(flags).await,
             Command::Stop(flags) => stop::run(flags).await,
         }

@@ -3,6 +3,7 @@
 pub(crate) mod approve;
 pub(crate) mod demo;
 pub(crate) mod invite;
+pub(crate) mod key;
 pub(crate) mod kick;
 pub(crate) mod model;
 pub(crate) mod nodes;
@@ -10,6 +11,7 @@ pub(crate) mod plan;
 pub(crate) mod serve;
 pub(crate) mod status;
 pub(crate) mod stop;
+pub(crate) mod usage;
 
 mod ask;
 mod duration;

@@ -13,6 +13,7 @@ use std::task::{Context, Poll};
 
 use proto::RequestId;
 use proto::step::{Pooling, Sampled, Sampling};
+use session::Person;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -65,6 +66,8 @@ pub struct GenerateRequest {
     pub stop_ids: Vec<u32>,
     /// How tokens are drawn. `choice` is set by the session.
     pub sampling: Sampling,
+    /// For whom.
+    pub person: Person,
 }
 
 /// What the API asks of the household.
@@ -257,9 +260,11 @@ impl Reply {
     #[must_use]
     pub fn accept(self, request: RequestId) -> EventSink {
         let (sender, events) = mpsc::channel(EVENTS_MAX);
+        let (tell_place, place) = watch::channel(0);
         let stream = Stream {
             request,
             events,
+            place,
             commands: self.commands,
             choices_open: self.choices,
         };
@@ -267,6 +272,7 @@ impl Reply {
         drop(self.sender.send(Ok(stream)));
         EventSink {
             events: sender,
+            place: tell_place,
             held: None,
         }
     }
@@ -296,10 +302,16 @@ pub enum SinkError {
 #[derive(Debug)]
 pub struct EventSink {
     events: mpsc::Sender<Event>,
+    place: watch::Sender<u32>,
     held: Option<Event>,
 }
 
 impl EventSink {
+    /// The request's place in the queue, counted from 1. Only the newest is kept for a client that does not look.
+    pub fn queued(&self, place: u32) {
+        self.place.send_replace(place);
+    }
+
     /// A token of a choice.
     ///
     /// # Errors
@@ -375,6 +387,7 @@ impl EventSink {
 pub struct Stream {
     request: RequestId,
     events: mpsc::Receiver<Event>,
+    place: watch::Receiver<u32>,
     commands: mpsc::WeakSender<Command>,
     /// Choices that the household may still be computing.
     choices_open: u32,
@@ -385,6 +398,12 @@ impl Stream {
     #[must_use]
     pub fn request(&self) -> RequestId {
         self.request
+    }
+
+    /// The request's place in the queue whenever it changes, counted from 1; closed when the request is over.
+    #[must_use]
+    pub fn place(&self) -> watch::Receiver<u32> {
+        self.place.clone()
     }
 
     /// The next event; `None` when the household has closed the request. Cancel-safe.

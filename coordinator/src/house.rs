@@ -35,6 +35,7 @@ mod survey;
 pub use settings::{HouseError, HouseSettings, HouseTiming, PlanChoice};
 
 use crate::gateway::GatewayHousehold;
+use crate::people::People;
 use crate::store::Store;
 use actor::{Actor, Parts, Strings};
 use desk::Desk;
@@ -78,7 +79,14 @@ pub async fn start(
         settings.model.arch().attention.head_dim,
     )?;
     let model = model_place(&settings)?;
-    let store = Store::open(&settings.data_dir).await?;
+    let people = match &settings.people {
+        Some(people) => people.clone(),
+        None => People::open(&settings.data_dir, None).await?,
+    };
+    let store = match people.store() {
+        Some(store) => store.clone(),
+        None => Store::open(&settings.data_dir).await?,
+    };
     let (household, last_epoch) = (store.household().await?, store.last_epoch().await?);
     let sockets = open_mesh(&settings, &store).await?;
     let endpoint = sockets.endpoint.clone();
@@ -109,6 +117,7 @@ pub async fn start(
     let coordinator = endpoint.node_id().clone();
     let desk = Desk {
         store,
+        people,
         endpoint,
         announced: announcement.is_some(),
     };
@@ -252,6 +261,12 @@ impl House {
     #[must_use]
     pub fn node_id(&self) -> &NodeId {
         self.endpoint.node_id()
+    }
+
+    /// Keys and counts of the household.
+    #[must_use]
+    pub fn people(&self) -> &People {
+        &self.desk.people
     }
 
     /// Opens an invite for one machine. Its text form is the URL.

@@ -27,7 +27,9 @@ mod responses;
 mod routes;
 mod sampling;
 mod server;
+mod sources;
 mod stall;
+mod tls;
 mod tools;
 
 use std::sync::Arc;
@@ -36,7 +38,8 @@ use tokio::net::TcpListener;
 
 use crate::gateway::Gateway;
 
-pub use config::{ApiKey, HttpConfig, HttpLimits};
+pub use config::{HttpConfig, HttpLimits, Keyless};
+pub use tls::{CERT_FILE, KEY_FILE, Tls, TlsError};
 
 /// Serves the API on a listener until `shutdown`; then takes no new connection, lets running answers finish within
 /// [`HttpLimits::shutdown_grace`], and returns.
@@ -47,13 +50,16 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) {
     metrics::recorder();
-    let limits = config.limits;
-    let router = routes::router(Arc::new(api::Api {
-        gateway,
-        config,
-        responses: Arc::default(),
-    }));
-    server::run(listener, router, limits, shutdown).await;
+    let serving = server::Serving {
+        limits: config.limits,
+        tls: config.tls.clone(),
+        router: routes::router(Arc::new(api::Api {
+            gateway,
+            config,
+            responses: Arc::default(),
+        })),
+    };
+    server::run(listener, serving, shutdown).await;
 }
 
 /// Reads the bytes of a request's body as every route does, for those who try bodies without a service.

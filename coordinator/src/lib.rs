@@ -7,5 +7,6 @@ pub mod gateway;
 pub mod house;
 pub mod http;
 pub mod models;
+pub mod people;
 pub mod store;
 mod text;

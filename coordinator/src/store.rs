@@ -1,4 +1,4 @@
-//! What the household must not forget: members, open invites, and the highest epoch ever used.
+//! What the household must not forget: members, open invites, the highest epoch ever used, keys, and what people used.
 //!
 //! One SQLite file, every change one transaction, written through to the disk before it is acknowledged. Secrets are
 //! kept as hashes only. Must never decide who is welcome: it burns an invite and admits its bearer, or says why not.
@@ -15,10 +15,12 @@ use thiserror::Error;
 
 use admission::{admit, forget_closed, has_room, redeem};
 
+pub use people::{KeyEntry, KeyRow, Made, Used};
+
 /// Name of the file in the data directory.
 pub const FILE_NAME: &str = "coordinator.db";
 /// The form of the tables that this program writes.
-const SCHEMA: i64 = 1;
+const SCHEMA: i64 = 2;
 /// Marks the file as ours: `Hrth`.
 const APPLICATION: i64 = 0x4872_7468;
 /// Former members that are told why they are refused.
@@ -93,6 +95,12 @@ pub enum StoreError {
         /// How many.
         open: i64,
     },
+    /// Too many keys work.
+    #[error("{working} keys work, at most {max} may: revoke one that nobody uses", max = limits::KEYS_MAX)]
+    TooManyKeys {
+        /// How many.
+        working: i64,
+    },
     /// The task that was to do the work was ended.
     #[error("the household's record was closed before it could be used")]
     Closed,
@@ -108,6 +116,7 @@ impl StoreError {
             StoreError::Foreign { .. } => "store_foreign",
             StoreError::Use { .. } => "store_unusable",
             StoreError::TooManyInvites { .. } => "too_many_invites",
+            StoreError::TooManyKeys { .. } => "too_many_keys",
             StoreError::Closed => "store_closed",
         }
     }
@@ -353,6 +362,7 @@ enum Trouble {
     Newer(i64),
     Foreign,
     TooManyInvites(i64),
+    TooManyKeys(i64),
 }
 
 impl From<rusqlite::Error> for Trouble {
@@ -373,6 +383,7 @@ impl Trouble {
             },
             Trouble::Foreign => StoreError::Foreign { path },
             Trouble::TooManyInvites(open) => StoreError::TooManyInvites { open },
+            Trouble::TooManyKeys(working) => StoreError::TooManyKeys { working },
             Trouble::Sql(source) => match source.sqlite_error_code() {
                 Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => StoreError::Damaged {
                     path,
@@ -407,9 +418,13 @@ fn open(path: &Path) -> Result<Connection, Trouble> {
     // The journal mode answers with a row; FULL makes a commit wait for the disk.
     connection.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;
     connection.pragma_update(None, "synchronous", "FULL")?;
-    if form == 0 {
+    if form < SCHEMA {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        make(&transaction)?;
+        if form == 0 {
+            make(&transaction)?;
+        }
+        transaction.execute_batch(people::TABLES)?;
+        transaction.pragma_update(None, "user_version", SCHEMA)?;
         transaction.commit()?;
     }
     Ok(connection)
@@ -431,7 +446,6 @@ fn make(transaction: &Transaction<'_>) -> Result<(), Trouble> {
         [id],
     )?;
     transaction.pragma_update(None, "application_id", APPLICATION)?;
-    transaction.pragma_update(None, "user_version", SCHEMA)?;
     Ok(())
 }
 
@@ -442,5 +456,6 @@ fn epoch_of(stored: i64) -> Result<Epoch, Trouble> {
 }
 
 mod admission;
+mod people;
 #[cfg(test)]
 mod tests;

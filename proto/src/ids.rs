@@ -50,8 +50,7 @@ number_id!(
 );
 
 number_id!(
-    /// One person of the household, as this process knows them: 0 is whoever needs no key, the others are given out anew at
-    /// every start.
+    /// One person of the household, as this process knows them. Given out anew at every start; 0 is nobody in particular.
     PersonId
 );
 

@@ -60,6 +60,10 @@ pub const INVITES_MAX: usize = 64;
 /// Addresses inside one invite or one member's record.
 pub const ADDRESSES_MAX: usize = 16;
 
+/// Keys that work at once.
+pub const KEYS_MAX: usize = 256;
+/// Bytes of a person's name.
+pub const PERSON_NAME_MAX: usize = 64;
 /// Bytes of an HTTP request body.
 pub const HTTP_BODY_BYTES_MAX: usize = 8 << 20;
 /// Depth of a JSON document in a request.

@@ -18,6 +18,7 @@ use command::{Failure, Outcome};
 use coordinator::gateway::Phase;
 use coordinator::house::{HouseSettings, PlanChoice};
 use coordinator::http::HttpConfig;
+use coordinator::people::People;
 use plan::Plan;
 use plan::size::size_text;
 use serde_json::json;
@@ -27,7 +28,7 @@ use super::ending::Ending;
 use super::progress::{Lines, Progress};
 use super::screen;
 use super::served::{self, Opened};
-use super::service::{Service, Wanted, bind_api};
+use super::service::{Service, Wanted, bind_api, claim};
 use allowance::Allowance;
 use client::Spoken;
 use machines::Machines;
@@ -115,12 +116,12 @@ enum Next {
 }
 
 async fn listen(wanted: Option<SocketAddr>) -> Result<TcpListener, Failure> {
-    let http = HttpConfig::default();
+    let nobody = People::default();
     match wanted {
-        Some(address) => bind_api(address, &http).await,
+        Some(address) => bind_api(address, &nobody).await,
         None => match TcpListener::bind(API).await {
             Ok(listener) => Ok(listener),
-            Err(_) => bind_api(SocketAddr::new(API.ip(), 0), &http).await,
+            Err(_) => bind_api(SocketAddr::new(API.ip(), 0), &nobody).await,
         },
     }
 }
@@ -157,6 +158,7 @@ async fn start(
     house.context = Some(allowance.context);
     house.sequences = allowance.sequences;
     Service::start(Wanted {
+        local: claim(&house.data_dir).await?,
         house,
         served: opened.served,
         api,

@@ -6,12 +6,14 @@ use clap::Args;
 use command::Outcome;
 use coordinator::gateway::Phase;
 use coordinator::house::HouseSettings;
+use coordinator::http::HttpConfig;
+use coordinator::people::People;
 use serde::Serialize;
 use serde_json::json;
 
 use super::ending::Ending;
 use super::progress::{Lines, Progress};
-use super::service::{Service, Wanted, bind_api};
+use super::service::{Service, Wanted, bind_api, claim};
 use super::{screen, served, settings};
 
 #[derive(Debug, Default, Args, Serialize)]
@@ -19,11 +21,15 @@ use super::{screen, served, settings};
     after_help = "Every setting can also stand in the environment (HEARTH_MODEL, HEARTH_API, ..) or in the file given
 with --config; flags win over the environment, the environment over the file.
 
+While no key was made, only programs on this machine are answered, and an --api open to the network is refused. Once a
+key works (`coordinator key create`), every request needs one, those of this machine too.
+
 Examples:
   coordinator serve --model models/big-00001-of-00003.gguf
   coordinator serve --model models/qwen3-30b --expect 3 --context 16384
   coordinator serve --model Qwen3-30B-A3B-Q4_K_M       after: coordinator model add hf:..
-  coordinator serve --model big.gguf --api 0.0.0.0:8080 --api-key-file ~/.hearth-key
+  coordinator serve --model big.gguf --api 0.0.0.0:8080    after: coordinator key create --name ada
+  coordinator serve --model big.gguf --api 0.0.0.0:8443 --tls
   coordinator serve --model big.gguf --plan plan.json"
 )]
 pub(crate) struct Flags {
@@ -67,10 +73,27 @@ pub(crate) struct Flags {
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) sequences: Option<u32>,
-    /// File whose first line is the key that clients must bring
+    /// File whose first line is a key that clients may bring, beside those of `coordinator key create`
     #[arg(long, value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) api_key_file: Option<PathBuf>,
+    /// Speak TLS, with a certificate of the household's own that is made once and kept in the data directory
+    #[arg(long)]
+    #[serde(skip_serializing_if = "is_not_said")]
+    pub(crate) tls: bool,
+    /// Speak TLS with this certificate (PEM, its chain behind it)
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "tls_key",
+        conflicts_with = "tls"
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// The certificate's private key (PEM)
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) tls_key: Option<PathBuf>,
     /// A name, beside loopback and our addresses, under which clients may call; may be repeated
     #[arg(long, value_name = "NAME")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -89,11 +112,21 @@ pub(crate) struct Flags {
     pub(crate) json: bool,
 }
 
+/// A switch that was not given leaves the word to the layers below.
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_not_said(switch: &bool) -> bool {
+    !*switch
+}
+
 /// Serves until it is asked to end.
 pub(crate) async fn run(flags: Flags) -> Outcome {
     let settings = settings::merge(&flags)?;
     let mut ending = Ending::listen()?;
-    let api = bind_api(settings.api, &settings.http).await?;
+    let local = claim(&settings.data_dir).await?;
+    let people = People::open(&settings.data_dir, settings.file_key.clone()).await?;
+    let api = bind_api(settings.api, &people).await?;
+    let mut http = settings.http.clone();
+    http.tls = settings.tls.open(&settings.data_dir, names(&http))?;
     let opened = served::open(&settings.model).await?;
     settings.suit(&opened.checkpoint.facts())?;
     let mut house = HouseSettings::new(settings.data_dir, opened.checkpoint, settings.mesh);
@@ -103,16 +136,19 @@ pub(crate) async fn run(flags: Flags) -> Outcome {
     house.context = settings.context;
     house.kv = settings.kv;
     house.sequences = settings.sequences;
+    house.people = Some(people);
     let facts = Facts {
         model: opened.served.id.clone(),
         path: std::path::absolute(&settings.model)?,
         data_dir: std::path::absolute(&house.data_dir)?,
+        certificate: http.tls.as_ref().map(|tls| tls.fingerprint().to_owned()),
     };
     let mut service = Service::start(Wanted {
+        local,
         house,
         served: opened.served,
         api,
-        http: settings.http,
+        http,
     })
     .await?;
     let voice = if flags.json {
@@ -143,10 +179,25 @@ struct Facts {
     model: String,
     path: PathBuf,
     data_dir: PathBuf,
+    /// Fingerprint of the certificate, where clients speak TLS.
+    certificate: Option<String>,
+}
+
+/// The names and addresses under which clients may reach this machine, for the household's certificate.
+fn names(http: &HttpConfig) -> Vec<String> {
+    let hosts = http.allowed_hosts.iter();
+    let hosts = hosts.map(|host| host.split(':').next().unwrap_or_default().to_owned());
+    let addresses = if_addrs::get_if_addrs().unwrap_or_default();
+    let addresses = addresses.iter().map(|interface| interface.ip().to_string());
+    hosts
+        .chain(addresses)
+        .filter(|name| !name.is_empty())
+        .collect()
 }
 
 fn announce(service: &Service, facts: &Facts, voice: Voice) -> Outcome {
-    let endpoint = format!("http://{}/v1", service.api);
+    let scheme = facts.certificate.as_ref().map_or("http", |_| "https");
+    let endpoint = format!("{scheme}://{}/v1", service.api);
     let mesh = service.house.mesh_addr();
     if voice == Voice::Json {
         return command::answer::print_json(&json!({
@@ -156,10 +207,15 @@ fn announce(service: &Service, facts: &Facts, voice: Voice) -> Outcome {
             "mesh": mesh,
             "coordinator": service.house.node_id(),
             "data_dir": facts.data_dir,
+            "certificate": facts.certificate,
         }));
     }
+    let certificate = match &facts.certificate {
+        Some(fingerprint) => format!("\ncertificate (SHA-256)  {fingerprint}"),
+        None => String::new(),
+    };
     screen::show(&format!(
-        "model     {}  ({})\nendpoint  {endpoint}\nmesh      {mesh}\ninvite    coordinator invite --data-dir '{}'\n",
+        "model     {}  ({})\nendpoint  {endpoint}{certificate}\nmesh      {mesh}\ninvite    coordinator invite --data-dir '{}'\n",
         facts.model,
         facts.path.display(),
         facts.data_dir.display()

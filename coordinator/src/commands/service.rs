@@ -4,6 +4,7 @@
 //! broken model) is refused before anything else starts.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use command::local::Listener;
@@ -11,13 +12,16 @@ use command::settings::make_data_dir;
 use command::{Failure, Outcome};
 use coordinator::gateway::{Gateway, ServedModel, ServiceStatus};
 use coordinator::house::{self, House, HouseSettings};
-use coordinator::http::{self, HttpConfig};
+use coordinator::http::{self, HttpConfig, Keyless};
+use coordinator::people::{Bookkeeper, People};
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
 /// What a service is started with.
 pub(crate) struct Wanted {
+    /// The owner's local socket, taken already.
+    pub(crate) local: Listener,
     /// The household; its data directory is made if it is not there.
     pub(crate) house: HouseSettings,
     /// The model's other half.
@@ -40,19 +44,17 @@ pub(crate) struct Service {
     pub(crate) status: watch::Receiver<ServiceStatus>,
     end: oneshot::Sender<()>,
     http: JoinHandle<()>,
+    books: Bookkeeper,
 }
 
 /// Takes the API's port.
 ///
 /// # Errors
 /// Somebody has it, or it may not be had. With an address that is open to the network, there must be a key.
-pub(crate) async fn bind_api(
-    address: SocketAddr,
-    http: &HttpConfig,
-) -> Result<TcpListener, Failure> {
-    if !address.ip().is_loopback() && http.api_key.is_none() {
+pub(crate) async fn bind_api(address: SocketAddr, people: &People) -> Result<TcpListener, Failure> {
+    if !address.ip().is_loopback() && !people.guarded() {
         return Err(Failure::Usage(format!(
-            "--api {address} is open to the network and no key guards it; put a key into a file and name it with --api-key-file, or listen on 127.0.0.1"
+            "--api {address} is open to the network and no key guards it; make one with `coordinator key create --name NAME` (and the same --data-dir), name a file with one with --api-key-file, or listen on 127.0.0.1"
         )));
     }
     TcpListener::bind(address).await.map_err(|error| {
@@ -72,9 +74,9 @@ pub(crate) async fn bind_api(
 ///
 /// # Errors
 /// The directory cannot be made, or another service runs in it.
-pub(crate) async fn claim(house: &HouseSettings) -> Result<Listener, Failure> {
-    make_data_dir(&house.data_dir)?;
-    Ok(Listener::bind(&house.data_dir).await?)
+pub(crate) async fn claim(data_dir: &Path) -> Result<Listener, Failure> {
+    make_data_dir(data_dir)?;
+    Ok(Listener::bind(data_dir).await?)
 }
 
 impl Service {
@@ -83,20 +85,25 @@ impl Service {
     /// # Errors
     /// The data directory or the mesh port cannot be used.
     pub(crate) async fn start(wanted: Wanted) -> Result<Self, Failure> {
-        let local = claim(&wanted.house).await?;
         let api = wanted.api.local_addr()?;
         let model = wanted.served.id.clone();
         let (gateway, household) = Gateway::new(wanted.served);
         let status = household.status.subscribe();
-        let house =
-            house::start(wanted.house, household, local)
-                .await
-                .map_err(|error| match error.code() {
-                    "port_in_use" => Failure::Failed(format!("{error} with --mesh")),
-                    _ => Failure::of(&error),
-                })?;
+        let house = house::start(wanted.house, household, wanted.local)
+            .await
+            .map_err(|error| match error.code() {
+                "port_in_use" => Failure::Failed(format!("{error} with --mesh")),
+                _ => Failure::of(&error),
+            })?;
+        let mut config = wanted.http;
+        config.people = house.people().clone();
+        config.keyless = match api.ip().is_loopback() {
+            true => Keyless::Answered,
+            false => Keyless::Refused,
+        };
+        let books = config.people.keep_books();
         let (end, ended) = oneshot::channel::<()>();
-        let serving = http::serve(wanted.api, gateway, wanted.http, async {
+        let serving = http::serve(wanted.api, gateway, config, async {
             // A sender that is gone ends the service as well.
             let _ended_or_gone = ended.await;
         });
@@ -107,6 +114,7 @@ impl Service {
             status,
             end,
             http: tokio::spawn(serving),
+            books,
         })
     }
 
@@ -118,6 +126,8 @@ impl Service {
         // The API is gone already if nobody hears it.
         let _heard = self.end.send(());
         let ((), api) = tokio::join!(self.house.shutdown(), self.http);
+        // Nobody uses anything any more.
+        self.books.close().await;
         api.map_err(Failure::from)
     }
 }

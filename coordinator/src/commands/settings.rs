@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use command::Failure;
 use command::settings::{default_data_dir, layered};
 use coordinator::house::PlanChoice;
-use coordinator::http::{ApiKey, HttpConfig};
+use coordinator::http::{HttpConfig, Tls};
 use coordinator::models::{ModelsError, Shelf};
+use coordinator::people::ApiKey;
 use plan::{KvType, Plan};
 use proto::facts::ModelFacts;
 use proto::limits::STEP_SEGMENTS_MAX;
@@ -22,7 +23,7 @@ const KEY_BYTES_MAX: u64 = 4096;
 /// Characters that a key has at least.
 const KEY_CHARS_LEAST: usize = 16;
 /// Settings that the environment may give.
-const KNOWN: [&str; 13] = [
+const KNOWN: [&str; 16] = [
     "model",
     "api",
     "mesh",
@@ -34,6 +35,9 @@ const KNOWN: [&str; 13] = [
     "kv",
     "sequences",
     "api_key_file",
+    "tls",
+    "tls_cert",
+    "tls_key",
     "allow_host",
     "allow_origin",
 ];
@@ -54,6 +58,9 @@ struct Merged {
     kv: Option<KvType>,
     sequences: Option<u32>,
     api_key_file: Option<PathBuf>,
+    tls: Option<bool>,
+    tls_cert: Option<PathBuf>,
+    tls_key: Option<PathBuf>,
     #[serde(deserialize_with = "one_or_many")]
     allow_host: Vec<String>,
     #[serde(deserialize_with = "one_or_many")]
@@ -97,8 +104,65 @@ pub(crate) struct Settings {
     pub(crate) kv: Option<KvType>,
     /// Sequences at a time.
     pub(crate) sequences: u32,
-    /// How the API behaves.
+    /// With which certificate clients speak TLS, if they do.
+    pub(crate) tls: Certificate,
+    /// A key beside those of the record.
+    pub(crate) file_key: Option<ApiKey>,
+    /// How the API behaves; who may ask is added when the record is open.
     pub(crate) http: HttpConfig,
+}
+
+/// With which certificate clients speak TLS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Certificate {
+    /// They do not.
+    None,
+    /// The household's own.
+    Household,
+    /// The owner's.
+    Given {
+        /// Its file.
+        cert: PathBuf,
+        /// The file of its key.
+        key: PathBuf,
+    },
+}
+
+impl Certificate {
+    /// Opens it; the household's own is made for these names if it is not there.
+    ///
+    /// # Errors
+    /// Its files cannot be used.
+    pub(crate) fn open(&self, data_dir: &Path, names: Vec<String>) -> Result<Option<Tls>, Failure> {
+        match self {
+            Certificate::None => Ok(None),
+            Certificate::Household => Ok(Some(Tls::household(data_dir, names)?)),
+            Certificate::Given { cert, key } => match Tls::given(cert, key) {
+                Ok(tls) => Ok(Some(tls)),
+                Err(error) => Err(Failure::Usage(Failure::of(&error).to_string())),
+            },
+        }
+    }
+}
+
+fn certificate(
+    own: Option<bool>,
+    cert: Option<PathBuf>,
+    key: Option<PathBuf>,
+) -> Result<Certificate, Failure> {
+    match (own.unwrap_or(false), cert, key) {
+        (false, None, None) => Ok(Certificate::None),
+        (true, None, None) => Ok(Certificate::Household),
+        (false, Some(cert), Some(key)) => Ok(Certificate::Given { cert, key }),
+        (true, ..) => Err(Failure::Usage(
+            "--tls came together with --tls-cert or --tls-key; expected the household's own certificate or another one"
+                .to_owned(),
+        )),
+        (false, ..) => Err(Failure::Usage(
+            "one of --tls-cert and --tls-key came; expected both, or --tls for the household's own certificate"
+                .to_owned(),
+        )),
+    }
 }
 
 /// Merges and checks.
@@ -108,7 +172,6 @@ pub(crate) struct Settings {
 pub(crate) fn merge(flags: &Flags) -> Result<Settings, Failure> {
     let merged: Merged = layered(flags, flags.config.as_deref(), &KNOWN).map_err(usage)?;
     let http = HttpConfig {
-        api_key: merged.api_key_file.as_deref().map(key).transpose()?,
         allowed_hosts: merged.allow_host,
         allowed_origins: merged.allow_origin,
         ..HttpConfig::default()
@@ -136,6 +199,8 @@ pub(crate) fn merge(flags: &Flags) -> Result<Settings, Failure> {
         plan: choice(merged.plan.as_deref())?,
         kv: merged.kv,
         sequences: merged.sequences.unwrap_or(SEQUENCES),
+        tls: certificate(merged.tls, merged.tls_cert, merged.tls_key)?,
+        file_key: merged.api_key_file.as_deref().map(key).transpose()?,
         http,
     })
 }
@@ -250,6 +315,8 @@ fn key(path: &Path) -> Result<ApiKey, Failure> {
 
 #[cfg(test)]
 mod tests {
+    use coordinator::people::People;
+
     use super::*;
 
     fn refused(flags: Flags) -> String {
@@ -274,7 +341,7 @@ mod tests {
         assert_eq!(settings.sequences, SEQUENCES);
         assert!(settings.discovery);
         assert!(matches!(settings.plan, PlanChoice::Auto));
-        assert!(settings.http.api_key.is_none());
+        assert!(settings.file_key.is_none());
     }
 
     #[test]
@@ -329,6 +396,29 @@ mod tests {
     }
 
     #[test]
+    fn a_certificate_is_the_households_or_given_whole() {
+        let file = |name: &str| Some(PathBuf::from(name));
+        for (own, cert, key, expected) in [
+            (None, None, None, Some(Certificate::None)),
+            (Some(true), None, None, Some(Certificate::Household)),
+            (
+                None,
+                file("c"),
+                file("k"),
+                Some(Certificate::Given {
+                    cert: "c".into(),
+                    key: "k".into(),
+                }),
+            ),
+            (Some(true), file("c"), file("k"), None),
+            (None, file("c"), None, None),
+            (None, None, file("k"), None),
+        ] {
+            assert_eq!(certificate(own, cert, key).ok(), expected);
+        }
+    }
+
+    #[test]
     fn every_cache_type_can_be_asked_for() {
         for kv in [KvType::F32, KvType::F16, KvType::Q8] {
             let given = Some(kv.to_string());
@@ -375,6 +465,7 @@ mod tests {
             assert!(key(&path).is_err(), "{bad}");
         }
         std::fs::write(&path, "0123456789abcdef\nrest\n").unwrap();
-        assert!(key(&path).unwrap().opens(b"0123456789abcdef"));
+        let people = People::with_key(key(&path).unwrap());
+        assert!(people.recognise(Some(b"0123456789abcdef")).is_ok());
     }
 }

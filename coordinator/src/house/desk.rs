@@ -15,6 +15,7 @@ use transport::{CheckWords, Endpoint, Invite, PairingAnswer, PairingRefusal, Sec
 use super::addresses::{interfaces, reachable};
 use super::knocks::{Knock, KnockFacts};
 use super::settings::HouseError;
+use crate::people::People;
 use crate::store::{Bearer, Redeemed, Store};
 
 /// Life of an invite when nobody says.
@@ -26,6 +27,7 @@ const INVITE_S_MAX: u64 = 7 * 24 * 3600;
 #[derive(Debug, Clone)]
 pub(super) struct Desk {
     pub store: Store,
+    pub people: People,
     pub endpoint: Endpoint,
     /// Whether machines of the network are told where the household is.
     pub announced: bool,
@@ -82,7 +84,7 @@ impl Ask {
     /// A sentence for the command that sent it.
     pub fn parse(request: &Value) -> Result<Self, String> {
         Self::deserialize(request).map_err(|error| {
-            format!("the service does not understand the request ({error}); it knows invite, status, nodes, plan, kick, pending, approve, deny and stop. Are both of the same version?")
+            format!("the service does not understand the request ({error}); it knows invite, status, nodes, plan, kick, pending, approve, deny, stop, key_create, key_list, key_revoke and usage. Are both of the same version?")
         })
     }
 }

@@ -146,6 +146,7 @@ impl Serving {
             now,
             Input::Submit(Submission {
                 request: id,
+                person: request.person,
                 prompt: Arc::from(request.prompt),
                 pooling: request.pooling,
                 choices: request.choices,
@@ -221,6 +222,11 @@ impl Serving {
             }
             Output::Accepted { request } => self.accepted(request),
             Output::Failed { request, error } => return self.failed(request, error),
+            Output::Queued { request, place } => {
+                if let Some(answer) = self.answers.get(&request) {
+                    answer.sink.queued(place);
+                }
+            }
             Output::Token {
                 request,
                 choice,

@@ -9,6 +9,7 @@ use model::Checkpoint;
 use plan::{KvType, Plan};
 use thiserror::Error;
 
+use crate::people::People;
 use crate::store::StoreError;
 
 /// Sequences at a time that caches get room for when nobody says.
@@ -39,6 +40,8 @@ pub struct HouseSettings {
     pub timing: HouseTiming,
     /// Bounds of the queue and of a step.
     pub session: session::Config,
+    /// Keys and counts, if they were opened before the household; their record is the household's.
+    pub people: Option<People>,
 }
 
 impl HouseSettings {
@@ -57,6 +60,7 @@ impl HouseSettings {
             sequences: SEQUENCES,
             timing: HouseTiming::default(),
             session: session::Config::default(),
+            people: None,
         }
     }
 }

@@ -9,6 +9,7 @@ use crate::text::{Ask, ChatRequest, Rendered, render_chat};
 use super::config::HttpConfig;
 use super::error::ApiError;
 use super::fields::Fields;
+use super::guard;
 use super::observe::Observed;
 use super::responses::Store;
 use super::sampling::Draw;
@@ -95,13 +96,16 @@ impl Api {
         self.start(ask, started).await
     }
 
-    /// Hands a request to the household.
+    /// Hands a request of the caller to the household, within the caller's limits.
     ///
     /// # Errors
-    /// 400, 429 or 503.
+    /// 400, 401, 429 or 503.
     pub(super) async fn start(&self, ask: Ask, started: Instant) -> Result<Observed, ApiError> {
-        match ask.start(&self.gateway).await {
-            Ok(answer) => Ok(Observed::new(answer, started)),
+        let caller = guard::caller()?;
+        let visit = caller.enter(&self.gateway.model().id);
+        let visit = visit.map_err(|over| ApiError::over_limit(&over))?;
+        match ask.start(&self.gateway, caller.person()).await {
+            Ok(answer) => Ok(Observed::new(answer, visit, started)),
             Err(error) => Err(ApiError::asked(&error, &self.gateway.status())),
         }
     }

@@ -1,21 +1,38 @@
-//! Settings of the API, and the key that opens it.
+//! Settings of the API.
 
-use std::fmt;
 use std::time::Duration;
 
 use proto::limits;
 
+use crate::people::People;
+
+use super::tls::Tls;
+
 /// How the API behaves. `HttpConfig::default()` is a loopback service without a key.
 #[derive(Debug, Clone, Default)]
 pub struct HttpConfig {
-    /// The key that every request but the probes must bring; `None` asks for none.
-    pub api_key: Option<ApiKey>,
+    /// Who may ask. Once a key works, every request but the probes must bring one, those of this machine too.
+    pub people: People,
+    /// What holds while no key works.
+    pub keyless: Keyless,
     /// Names, beside loopback and the address that was dialled, under which clients may call us.
     pub allowed_hosts: Vec<String>,
     /// Origins (`https://chat.example`) whose pages may call us.
     pub allowed_origins: Vec<String>,
+    /// The certificate, where clients speak TLS.
+    pub tls: Option<Tls>,
     /// Bounds on clients.
     pub limits: HttpLimits,
+}
+
+/// What becomes of requests while no key works.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Keyless {
+    /// They are answered: only this machine can reach the API.
+    #[default]
+    Answered,
+    /// They are refused: others can reach it.
+    Refused,
 }
 
 /// Bounds on what a client may take.
@@ -23,6 +40,10 @@ pub struct HttpConfig {
 pub struct HttpLimits {
     /// Connections at once; further ones get a 503.
     pub connections_max: usize,
+    /// Connections of one address of the network; further ones get a 429.
+    pub connections_per_source_max: usize,
+    /// Connections of this machine.
+    pub connections_loopback_max: usize,
     /// Time to send the head of a request; also how long an idle connection is kept.
     pub header_deadline: Duration,
     /// Time to send the body of a request.
@@ -40,7 +61,9 @@ pub struct HttpLimits {
 impl Default for HttpLimits {
     fn default() -> Self {
         Self {
-            connections_max: 512,
+            connections_max: 2048,
+            connections_per_source_max: 64,
+            connections_loopback_max: 1536,
             header_deadline: Duration::from_secs(10),
             body_deadline: Duration::from_secs(30),
             write_deadline: Duration::from_secs(30),
@@ -48,30 +71,5 @@ impl Default for HttpLimits {
             keep_alive: Duration::from_secs(10),
             shutdown_grace: Duration::from_secs(10),
         }
-    }
-}
-
-/// A key, kept as its hash: neither memory dumps nor logs show it.
-#[derive(Clone)]
-pub struct ApiKey(blake3::Hash);
-
-impl ApiKey {
-    /// The key that opens the API.
-    #[must_use]
-    pub fn new(key: &str) -> Self {
-        Self(blake3::hash(key.as_bytes()))
-    }
-
-    /// Whether this is the key. Takes the same time whatever came.
-    #[must_use]
-    pub fn opens(&self, offered: &[u8]) -> bool {
-        // Comparison of hashes is constant-time.
-        self.0 == blake3::hash(offered)
-    }
-}
-
-impl fmt::Debug for ApiKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("ApiKey(***)")
     }
 }

@@ -15,7 +15,7 @@ use crate::text::{Delta, Finish, Usage};
 
 use super::error::{ApiError, ErrorForm, json_response};
 use super::frames::{Frames, Wire, Written};
-use super::observe::Observed;
+use super::observe::{News, Observed};
 use super::sampling::Delivery;
 
 /// What ends a stream of OpenAI's API.
@@ -201,23 +201,27 @@ impl<D: Dialect> Events<D> {
                 let written = self.dialect.open(answer.usage(), &mut frames);
                 (Stage::Running(answer), written)
             }
-            Stage::Running(mut answer) => {
-                match tokio::time::timeout(self.keep_alive, answer.next()).await {
-                    Err(_) => {
-                        frames.fixed(D::KEEP_ALIVE);
-                        (Stage::Running(answer), Ok(()))
-                    }
-                    Ok(Ok(Some(delta))) => {
-                        let written = self.dialect.delta(delta, &mut frames);
-                        (Stage::Running(answer), written)
-                    }
-                    Ok(Ok(None)) => {
-                        let written = self.dialect.close(answer.usage(), &mut frames);
-                        (Stage::Ended, written)
-                    }
-                    Ok(Err(failure)) => return Some(self.fail(&ApiError::failed(&failure))),
+            Stage::Running(mut answer) => match answer.next_or_news(self.keep_alive).await {
+                News::Silence => {
+                    frames.fixed(D::KEEP_ALIVE);
+                    (Stage::Running(answer), Ok(()))
                 }
-            }
+                News::Queued(place) => {
+                    frames.comment(format_args!("queued {place}"));
+                    (Stage::Running(answer), Ok(()))
+                }
+                News::Next(Ok(Some(delta))) => {
+                    let written = self.dialect.delta(delta, &mut frames);
+                    (Stage::Running(answer), written)
+                }
+                News::Next(Ok(None)) => {
+                    let written = self.dialect.close(answer.usage(), &mut frames);
+                    (Stage::Ended, written)
+                }
+                News::Next(Err(failure)) => {
+                    return Some(self.fail(&ApiError::failed(&failure)));
+                }
+            },
         };
         if written.is_err() {
             return Some(self.fail(&ApiError::internal("an event could not be written")));

@@ -10,6 +10,7 @@ use axum::http::{HeaderValue, Response, StatusCode, header};
 use serde_json::{Map, Value};
 
 use crate::gateway::{Failure, Phase, Refusal, Retry, ServiceStatus};
+use crate::people::OverLimit;
 use crate::text::{AskError, EmbedError, Promise, PromptError};
 
 pub(super) use form::ErrorForm;
@@ -72,11 +73,24 @@ impl ApiError {
     }
 
     /// 401: no key or a wrong one.
-    pub(super) fn unauthorized() -> Self {
-        let message =
-            "a key is expected in the header `Authorization: Bearer KEY`; none or a wrong one came";
+    pub(super) fn unauthorized(what: impl std::fmt::Display) -> Self {
+        let message = format!(
+            "{what}; expected a key of this household in the header `Authorization: Bearer KEY` or `x-api-key: KEY`"
+        );
         Self::new(StatusCode::UNAUTHORIZED, "authentication_error", message)
             .coded("invalid_api_key")
+    }
+
+    /// 429: somebody's limit is reached.
+    pub(super) fn over_limit(over: &OverLimit) -> Self {
+        let mut error = Self::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "rate_limit_error",
+            over.to_string(),
+        )
+        .coded(over.code());
+        error.0.retry_after_s = Some(over.retry_after_s());
+        error
     }
 
     /// 403: this client may not speak to us from where it is.

@@ -66,6 +66,14 @@ impl Frames {
         self.bytes.extend_from_slice(frame.as_bytes());
     }
 
+    /// A remark that clients pass over. A wire without remarks leaves it out.
+    pub(super) fn comment(&mut self, text: std::fmt::Arguments<'_>) {
+        if self.wire == Wire::Events {
+            let comment = format!(": {text}\n\n");
+            self.bytes.extend_from_slice(comment.as_bytes());
+        }
+    }
+
     /// What was written.
     pub(super) fn into_bytes(self) -> Bytes {
         Bytes::from(self.bytes)
@@ -94,7 +102,7 @@ mod tests {
         for (wire, expected) in [
             (
                 Wire::Events,
-                "data: {\"a\":1}\n\nevent: b\ndata: \"x\\ny\"\n\n: c\n\n",
+                "data: {\"a\":1}\n\nevent: b\ndata: \"x\\ny\"\n\n: c\n\n: d 1\n\n",
             ),
             (Wire::Lines, "{\"a\":1}\n\"x\\ny\"\n: c\n\n"),
         ] {
@@ -102,6 +110,7 @@ mod tests {
             frames.value(&json!({ "a": 1 })).unwrap();
             frames.event("b", &"x\ny").unwrap();
             frames.fixed(": c\n\n");
+            frames.comment(format_args!("d {}", 1));
             assert_eq!(frames.into_bytes(), expected);
         }
     }

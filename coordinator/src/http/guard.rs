@@ -1,5 +1,7 @@
 //! Who may speak to us at all: Host, Origin and key, before anything else is looked at.
 //!
+//! Whoever passes is the [`caller`] for as long as the request's route runs, so that no route can forget to ask.
+//!
 //! A browser on this machine can be made to call us by any page it shows. The Host rule stops names that were bent
 //! to our address, the Origin rule stops pages that are not ours.
 
@@ -8,7 +10,9 @@ use std::net::IpAddr;
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, Request, header};
 
-use super::config::HttpConfig;
+use crate::people::{Caller, People, Stranger};
+
+use super::config::{HttpConfig, Keyless};
 use super::error::ApiError;
 
 /// The address that the client dialled.
@@ -18,11 +22,32 @@ pub(super) struct Dialled(pub(super) IpAddr);
 /// Paths that need no key, so that probes work everywhere.
 const OPEN_PATHS: [&str; 2] = ["/healthz", "/readyz"];
 
-/// Checks a request.
+tokio::task_local! {
+    static CALLER: Option<Caller>;
+}
+
+/// Runs a route for whoever passed [`check`].
+pub(super) async fn on_behalf<T>(caller: Option<Caller>, route: impl Future<Output = T>) -> T {
+    CALLER.scope(caller, route).await
+}
+
+/// Whose request the route at work answers. A task that a route starts has to be told.
 ///
 /// # Errors
-/// 403 for a foreign Host or Origin, 401 without the key.
-pub(super) fn check<B>(config: &HttpConfig, request: &Request<B>) -> Result<(), ApiError> {
+/// 401 outside of a route, and in one that needs no key.
+pub(super) fn caller() -> Result<Caller, ApiError> {
+    let caller = CALLER.try_with(Clone::clone).ok().flatten();
+    caller.ok_or_else(|| ApiError::unauthorized(Stranger::NoKey.to_string()))
+}
+
+/// Checks a request; says whose it is, but for paths that are open to everybody.
+///
+/// # Errors
+/// 403 for a foreign Host or Origin, 401 without a key that works.
+pub(super) fn check<B>(
+    config: &HttpConfig,
+    request: &Request<B>,
+) -> Result<Option<Caller>, ApiError> {
     let dialled = request
         .extensions()
         .get::<Dialled>()
@@ -44,17 +69,28 @@ pub(super) fn check<B>(config: &HttpConfig, request: &Request<B>) -> Result<(), 
             "the page that sent this request has a foreign Origin; allow it in the configuration if it is yours",
         ));
     }
-    match &config.api_key {
-        Some(key) if !OPEN_PATHS.contains(&request.uri().path()) => {
-            let offered = bearer(request.headers()).unwrap_or_default();
-            if key.opens(offered) {
-                Ok(())
-            } else {
-                Err(ApiError::unauthorized())
-            }
-        }
-        _ => Ok(()),
+    if OPEN_PATHS.contains(&request.uri().path()) {
+        return Ok(None);
     }
+    if config.keyless == Keyless::Refused && !config.people.guarded() {
+        return Err(ApiError::unauthorized(
+            "no key works, and none but this machine's owner can make one, with `coordinator key create`",
+        ));
+    }
+    recognise(&config.people, request.headers()).map(Some)
+}
+
+/// Who this is, by whichever header brings a key: OpenAI's clients send the first, Anthropic's the second, some both.
+fn recognise(people: &People, headers: &HeaderMap) -> Result<Caller, ApiError> {
+    let plain = headers
+        .get("x-api-key")
+        .map(|key| key.as_bytes().trim_ascii());
+    let first = people.recognise(bearer(headers));
+    let known = match (first, plain) {
+        (Err(_), Some(plain)) => people.recognise(Some(plain)),
+        (first, _) => first,
+    };
+    known.map_err(|stranger| ApiError::unauthorized(stranger.to_string()))
 }
 
 fn foreign_host() -> ApiError {
@@ -154,7 +190,7 @@ impl HostRule<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::config::ApiKey;
+    use crate::people::ApiKey;
 
     fn outcome(config: &HttpConfig, headers: &[(&str, &str)]) -> bool {
         let mut request = Request::builder().uri("/v1/models");
@@ -242,7 +278,7 @@ mod tests {
     #[test]
     fn the_key_opens_and_stays_secret() {
         let config = HttpConfig {
-            api_key: Some(ApiKey::new("s3cret")),
+            people: People::with_key(ApiKey::new("s3cret")),
             ..HttpConfig::default()
         };
         let host = ("host", "localhost");
@@ -267,7 +303,39 @@ mod tests {
                 "{wrong}"
             );
         }
+        assert!(outcome(&config, &[host, ("x-api-key", "s3cret")]));
+        assert!(!outcome(&config, &[host, ("x-api-key", "s3cre")]));
+        let both = [
+            host,
+            ("x-api-key", "s3cret"),
+            ("authorization", "Bearer other"),
+        ];
+        assert!(outcome(&config, &both));
         assert!(!outcome(&config, &[host]));
         assert!(!format!("{config:?}").contains("s3cret"));
+    }
+
+    #[test]
+    fn without_any_key_only_this_machine_is_answered() {
+        let host = ("host", "localhost");
+        for (keyless, open) in [(Keyless::Answered, true), (Keyless::Refused, false)] {
+            let config = HttpConfig {
+                keyless,
+                ..HttpConfig::default()
+            };
+            assert_eq!(outcome(&config, &[host]), open);
+            let guessed = [host, ("authorization", "Bearer x")];
+            assert_eq!(outcome(&config, &guessed), open);
+        }
+    }
+
+    #[tokio::test]
+    async fn the_caller_is_known_inside_a_route_alone() {
+        assert!(caller().is_err());
+        let people = People::default();
+        let local = people.recognise(None).unwrap();
+        let name = on_behalf(Some(local), async { caller().map(|c| c.name().to_owned()) });
+        assert_eq!(name.await.unwrap(), "local");
+        assert!(on_behalf(None, async { caller().is_err() }).await);
     }
 }

@@ -52,7 +52,7 @@ async fn admit(State(api): State<Arc<Api>>, request: Request<Body>, next: Next) 
     let route = route_name(request.uri().path());
     let form = ErrorForm::of(request.uri().path());
     let mut response = match guard::check(&api.config, &request) {
-        Ok(()) => next.run(request).await,
+        Ok(caller) => guard::on_behalf(caller, next.run(request)).await,
         Err(error) => error.into_response(),
     };
     if let Some(error) = response.extensions_mut().remove::<ApiError>() {

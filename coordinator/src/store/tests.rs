@@ -218,7 +218,7 @@ async fn closed_invites_are_forgotten_in_time() {
 async fn a_file_that_cannot_be_ours_is_refused_with_what_to_do() {
     let text = "this is not a database, whatever its name says. ".repeat(40);
     let other = "CREATE TABLE t (a)";
-    let newer = "PRAGMA application_id = 1215460456; PRAGMA user_version = 2; CREATE TABLE t (a)";
+    let newer = "PRAGMA application_id = 1215460456; PRAGMA user_version = 3; CREATE TABLE t (a)";
     for (content, sql, code) in [
         (Some(text.as_str()), None, "store_damaged"),
         (None, Some(other), "store_foreign"),

@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 
 use model::Tokenizer;
 use proto::step::Sampled;
+use tokio::sync::watch;
 
 use crate::gateway::{Event, Failure, FinishReason, Retry, Stream};
 
@@ -100,6 +101,11 @@ impl Answer {
     /// Choices over all prompts.
     pub(crate) fn choices(&self) -> usize {
         self.choices.len()
+    }
+
+    /// The first request's place in the queue, whenever it changes.
+    pub(crate) fn place(&self) -> Option<watch::Receiver<u32>> {
+        self.streams.first().map(Stream::place)
     }
 
     /// Tokens counted so far.

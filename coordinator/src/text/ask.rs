@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use proto::step::Sampling;
+use session::Person;
 use thiserror::Error;
 
 use crate::gateway::{Gateway, GenerateRequest, Phase, Refusal};
@@ -48,18 +49,18 @@ pub(crate) enum AskError {
 }
 
 impl Ask {
-    /// Hands the prompts to the household, all or none.
+    /// Hands the prompts to the household for a person, all or none.
     ///
     /// # Errors
     /// A prompt is empty or does not fit, the service is not ready, or the household refuses.
-    pub(crate) async fn start(self, gateway: &Gateway) -> Result<Answer, AskError> {
+    pub(crate) async fn start(self, gateway: &Gateway, person: Person) -> Result<Answer, AskError> {
         let status = gateway.status();
         if status.phase != Phase::Ready {
             return Err(Refusal::NotReady.into());
         }
         let mut requests = Vec::with_capacity(self.prompts.len());
         for prompt in &self.prompts {
-            requests.push(self.request(prompt, status.context)?);
+            requests.push(self.request(prompt, status.context, person)?);
         }
         let prompt_tokens = self.prompts.iter().map(|prompt| count(prompt)).sum();
         let mut streams = Vec::with_capacity(requests.len());
@@ -71,7 +72,12 @@ impl Ask {
         Ok(Answer::new(&model.tokenizer, &self, prompt_tokens, streams))
     }
 
-    fn request(&self, prompt: &[u32], context: u32) -> Result<GenerateRequest, AskError> {
+    fn request(
+        &self,
+        prompt: &[u32],
+        context: u32,
+        person: Person,
+    ) -> Result<GenerateRequest, AskError> {
         let length = u32::try_from(prompt.len()).unwrap_or(u32::MAX);
         if length == 0 {
             return Err(AskError::EmptyPrompt);
@@ -95,6 +101,7 @@ impl Ask {
             min_tokens: self.min_tokens,
             stop_ids: self.stop_ids.clone(),
             sampling: self.sampling.clone(),
+            person,
         })
     }
 }

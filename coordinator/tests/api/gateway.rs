@@ -20,6 +20,7 @@ fn request() -> GenerateRequest {
         min_tokens: 0,
         stop_ids: Vec::new(),
         sampling: Sampling::default(),
+        person: session::Person::default(),
     }
 }
 

@@ -32,6 +32,8 @@ pub enum Say {
     Sampled(u32, Sampled),
     Finished(u32, FinishReason),
     Vector(Vec<f32>),
+    /// Tells the place in the queue.
+    Queued(u32),
     /// Waits until the test says go.
     Wait(Arc<Notify>),
     Fail,
@@ -296,6 +298,10 @@ async fn perform(mut sink: coordinator::gateway::EventSink, events: Vec<Say>) {
             Say::Last(choice, id, reason) => sink
                 .token(choice, sampled(id, 0.0, &[]))
                 .and_then(|()| sink.finished(choice, reason)),
+            Say::Queued(place) => {
+                sink.queued(place);
+                Ok(())
+            }
             Say::Finished(choice, reason) => sink.finished(choice, reason),
             Say::Vector(values) => sink
                 .vector(values)

@@ -19,6 +19,7 @@ mod household;
 mod malformed;
 mod ollama;
 mod ollama_chat;
+mod people;
 mod responses;
 mod service;
 mod table;

@@ -1,7 +1,8 @@
 //! Probes, models, metrics, keys, and what a service says that is not ready.
 
 use coordinator::gateway::Phase;
-use coordinator::http::{ApiKey, HttpConfig};
+use coordinator::http::HttpConfig;
+use coordinator::people::{ApiKey, People};
 use serde_json::{Value, json};
 
 use crate::client::{ask, get, post_json, raw};
@@ -98,7 +99,7 @@ async fn health_needs_nothing_and_metrics_count() {
 #[tokio::test]
 async fn a_key_is_asked_for_where_one_is_set() {
     let config = HttpConfig {
-        api_key: Some(ApiKey::new("k-123")),
+        people: People::with_key(ApiKey::new("k-123")),
         ..HttpConfig::default()
     };
     let served = Served::with(config, |_| {}).await;

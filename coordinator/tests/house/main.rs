@@ -143,6 +143,7 @@ impl Home {
             min_tokens: 0,
             stop_ids: Vec::new(),
             sampling: Sampling::default(),
+            person: session::Person::default(),
         };
         soon("an answer", self.gateway.generate(request))
             .await

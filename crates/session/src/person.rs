@@ -2,7 +2,7 @@
 
 use proto::PersonId;
 
-/// Whose request it is. The default is whoever needs no key.
+/// Whose request it is. The default is nobody in particular.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Person {
     /// Requests with the same id share one turn.

@@ -8,6 +8,7 @@
 
 mod added;
 mod commands;
+mod crowds;
 mod demo;
 mod embeddings;
 mod endings;
@@ -18,6 +19,7 @@ mod lan;
 mod losses;
 mod models;
 mod pairing;
+mod people;
 mod spread;
 mod terms;
 mod weights;

@@ -13,6 +13,7 @@ use crate::house::desk::{Ask, Shown};
 use crate::house::facts::{NodesFacts, StatusFacts, Work};
 use crate::house::knocks::{Knock, KnockFacts};
 use crate::house::state::Event;
+use crate::people;
 
 impl Actor {
     pub(super) fn pair(&mut self, request: PairingRequest) {
@@ -52,6 +53,9 @@ impl Actor {
     }
 
     pub(super) fn owner(&mut self, now: Duration, call: Call) {
+        if people::knows(&call.request) {
+            return self.about_people(call);
+        }
         let ask = match Ask::parse(&call.request) {
             Ok(ask) => ask,
             Err(text) => return call.refuse(text),
@@ -119,6 +123,18 @@ impl Actor {
                 self.strings.stop_asked.send_replace(true);
             }
         }
+    }
+
+    /// Keys and usage are answered by whoever keeps them.
+    fn about_people(&mut self, call: Call) {
+        let people = self.parts.desk.people.clone();
+        self.tasks.spawn(async move {
+            match people.answer(&call.request).await {
+                Ok(value) => call.answer(&value),
+                Err(text) => call.refuse(text),
+            }
+            Done::Nothing
+        });
     }
 
     /// The device that the owner names; without one the call is answered.

@@ -45,6 +45,7 @@ fn request(choices: u32, max_tokens: u32) -> GenerateRequest {
         min_tokens: 0,
         stop_ids: vec![STOP],
         sampling: Sampling::default(),
+        person: session::Person::default(),
     }
 }
 
