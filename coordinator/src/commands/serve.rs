@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::ending::Ending;
 use super::progress::{Lines, Progress};
-use super::service::{Service, Wanted, bind_api, claim};
+use super::service::{Service, Wanted, allow_many_files, bind_api, claim};
 use super::{screen, served, settings};
 
 #[derive(Debug, Default, Args, Serialize)]
@@ -122,6 +122,7 @@ fn is_not_said(switch: &bool) -> bool {
 pub(crate) async fn run(flags: Flags) -> Outcome {
     let settings = settings::merge(&flags)?;
     let mut ending = Ending::listen()?;
+    allow_many_files();
     let local = claim(&settings.data_dir).await?;
     let people = People::open(&settings.data_dir, settings.file_key.clone()).await?;
     let api = bind_api(settings.api, &people).await?;

@@ -18,6 +18,10 @@ use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
+/// Open files that a service may want: connections of clients, and of machines.
+#[cfg(unix)]
+const FILES: u64 = 4096;
+
 /// What a service is started with.
 pub(crate) struct Wanted {
     /// The owner's local socket, taken already.
@@ -68,6 +72,25 @@ pub(crate) async fn bind_api(address: SocketAddr, people: &People) -> Result<Tcp
             "the API cannot listen on {address}: {error}; {advice}"
         ))
     })
+}
+
+/// Lets this process have as many open files as connections and nodes need, as far as the system allows.
+pub(crate) fn allow_many_files() {
+    #[cfg(unix)]
+    {
+        use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+        let limit = getrlimit(Resource::Nofile);
+        let wanted = limit.maximum.map_or(FILES, |most| most.min(FILES));
+        if limit.current.is_some_and(|current| current < wanted) {
+            let raised = Rlimit {
+                current: Some(wanted),
+                maximum: limit.maximum,
+            };
+            if let Err(error) = setrlimit(Resource::Nofile, raised) {
+                tracing::debug!(%error, "the number of open files stays as it is");
+            }
+        }
+    }
 }
 
 /// Takes the owner's local socket of a data directory, which is made if it is not there.

@@ -7,6 +7,7 @@ use axum::http::{HeaderMap, Request, header};
 use http_body_util::BodyExt as _;
 use proto::limits;
 use serde_json::{Map, Value};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::config::HttpLimits;
 use super::error::ApiError;
@@ -14,6 +15,31 @@ use super::error::ApiError;
 /// How much of a body that is too large is read and thrown away, in multiples of what is accepted. Clients that
 /// write before they read would otherwise see a broken connection in place of the error.
 const DISCARDED_MULTIPLE: u64 = 8;
+/// Bytes of all bodies that are being read, over the whole process: many clients with large bodies share this.
+const ROOM_BYTES: usize = 256 << 20;
+
+static ROOM: Semaphore = Semaphore::const_new(ROOM_BYTES);
+
+/// A body and its part of the room.
+struct Held {
+    bytes: Vec<u8>,
+    room: Option<SemaphorePermit<'static>>,
+}
+
+impl Held {
+    fn add(&mut self, room: &'static Semaphore, data: &[u8]) -> Result<(), ApiError> {
+        let length = u32::try_from(data.len()).map_err(|_| ApiError::busy())?;
+        let more = room
+            .try_acquire_many(length)
+            .map_err(|_| ApiError::busy())?;
+        match &mut self.room {
+            Some(held) => held.merge(more),
+            none => *none = Some(more),
+        }
+        self.bytes.extend_from_slice(data);
+        Ok(())
+    }
+}
 
 /// The JSON object that a request carries.
 ///
@@ -30,7 +56,7 @@ pub(super) async fn read_object(
     let bytes = tokio::time::timeout(limits.body_deadline, reading)
         .await
         .map_err(|_| ApiError::too_slow(limits.body_deadline.as_secs_f64()))??;
-    parse_object(&bytes)
+    parse_object(&bytes.bytes)
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
@@ -54,7 +80,7 @@ fn is_json(headers: &HeaderMap) -> bool {
     json && utf8
 }
 
-async fn read_bytes(bytes_max: usize, request: Request<Body>) -> Result<Vec<u8>, ApiError> {
+async fn read_bytes(bytes_max: usize, request: Request<Body>) -> Result<Held, ApiError> {
     let announced = request
         .headers()
         .get(header::CONTENT_LENGTH)
@@ -68,7 +94,10 @@ async fn read_bytes(bytes_max: usize, request: Request<Body>) -> Result<Vec<u8>,
         return Err(ApiError::too_large(bytes_max));
     }
     let mut body = request.into_body();
-    let mut bytes = Vec::new();
+    let mut held = Held {
+        bytes: Vec::new(),
+        room: None,
+    };
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|_| {
             ApiError::bad_request("the body broke off or is not framed as HTTP says")
@@ -76,13 +105,13 @@ async fn read_bytes(bytes_max: usize, request: Request<Body>) -> Result<Vec<u8>,
         let Ok(data) = frame.into_data() else {
             continue;
         };
-        if data.len() > bytes_max.saturating_sub(bytes.len()) {
+        if data.len() > bytes_max.saturating_sub(held.bytes.len()) {
             discard(body, most).await;
             return Err(ApiError::too_large(bytes_max));
         }
-        bytes.extend_from_slice(&data);
+        held.add(&ROOM, &data)?;
     }
-    Ok(bytes)
+    Ok(held)
 }
 
 /// Reads on without keeping anything; ends at a bound, at the end or at the first error.
@@ -152,6 +181,23 @@ mod tests {
         assert_eq!(depth(r#"{"a":[1,{"b":"[[[[\"[["}]}"#), 3);
         assert_eq!(depth("[]]]][["), 2);
         assert_eq!(depth(""), 0);
+    }
+
+    #[test]
+    fn bodies_share_one_room() {
+        static SMALL: Semaphore = Semaphore::const_new(10);
+        let empty = || Held {
+            bytes: Vec::new(),
+            room: None,
+        };
+        let (mut one, mut two) = (empty(), empty());
+        assert!(one.add(&SMALL, &[1; 4]).is_ok() && one.add(&SMALL, &[2; 3]).is_ok());
+        assert!(two.add(&SMALL, &[1; 4]).is_err());
+        assert!(two.add(&SMALL, &[1; 3]).is_ok());
+        drop(one);
+        assert!(two.add(&SMALL, &[1; 7]).is_ok());
+        drop(two);
+        assert_eq!(SMALL.available_permits(), 10);
     }
 
     #[test]

@@ -81,6 +81,15 @@ impl ApiError {
             .coded("invalid_api_key")
     }
 
+    /// 429: others take all the room there is for bodies.
+    pub(super) fn busy() -> Self {
+        let message = "too many large requests are being read; try again in a moment";
+        let mut error =
+            Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", message).coded("busy");
+        error.0.retry_after_s = Some(RETRY_AFTER_S);
+        error
+    }
+
     /// 429: somebody's limit is reached.
     pub(super) fn over_limit(over: &OverLimit) -> Self {
         let mut error = Self::new(

@@ -254,3 +254,65 @@ async fn a_damaged_page_is_noticed() {
     let error = Store::open(dir.path()).await.unwrap_err();
     assert_eq!(error.code(), "store_damaged", "{error}");
 }
+
+#[tokio::test]
+async fn a_record_of_the_first_form_is_taken_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let old = Connection::open(dir.path().join(FILE_NAME)).unwrap();
+    old.execute_batch(TABLES).unwrap();
+    old.execute_batch("INSERT INTO household VALUES (1, 'abc', 7)")
+        .unwrap();
+    old.pragma_update(None, "application_id", APPLICATION)
+        .unwrap();
+    old.pragma_update(None, "user_version", 1).unwrap();
+    drop(old);
+    for _ in 0..2 {
+        let store = Store::open(dir.path()).await.unwrap();
+        assert_eq!(store.household().await.unwrap(), "abc");
+        assert_eq!(store.last_epoch().await.unwrap(), Epoch(7));
+        assert!(store.keys().await.unwrap().is_empty());
+    }
+}
+
+fn used(day: i64, person: &str, requests: u64) -> Used {
+    Used {
+        day,
+        date: String::new(),
+        person: person.to_owned(),
+        model: "m".to_owned(),
+        requests,
+        prompt_tokens: 10 * requests,
+        completion_tokens: 100 * requests,
+    }
+}
+
+#[tokio::test]
+async fn counts_are_added_up_and_old_days_forgotten() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).await.unwrap();
+    store
+        .add_usage(vec![used(19_676, "a", 1), used(19_675, "a", 2)])
+        .await
+        .unwrap();
+    store
+        .add_usage(vec![used(19_676, "a", 3), used(19_676, "b", 1)])
+        .await
+        .unwrap();
+    let rows = store.usage_since(19_676).await.unwrap();
+    let short: Vec<_> = rows
+        .iter()
+        .map(|u| (u.person.as_str(), u.requests, u.completion_tokens))
+        .collect();
+    assert_eq!(short, [("a", 4, 400), ("b", 1, 100)]);
+    assert_eq!(rows[0].date, "2023-11-15");
+    assert_eq!(store.usage_since(0).await.unwrap().len(), 3);
+    store
+        .add_usage(vec![used(19_676 + 400, "a", 1)])
+        .await
+        .unwrap();
+    let left = store.usage_since(0).await.unwrap();
+    assert_eq!(
+        left.iter().map(|u| u.day).collect::<Vec<_>>(),
+        [20_076, 19_676, 19_676]
+    );
+}

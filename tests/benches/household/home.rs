@@ -40,6 +40,25 @@ impl Answer {
     pub fn first_s(&self) -> f64 {
         (self.tokens[0] - self.began).as_secs_f64()
     }
+
+    /// Tokens per second from the request to the last token.
+    pub fn whole_tokens_per_s(&self) -> f64 {
+        let last = self.tokens.last().expect("tokens");
+        self.tokens.len() as f64 / (*last - self.began).as_secs_f64().max(1e-9)
+    }
+
+    /// Seconds that 99 of 100 pauses between tokens do not exceed, those before the first token of another answer where
+    /// one is given.
+    pub fn p99_s(&self, before: Option<&Answer>) -> f64 {
+        let inside = |at: &Instant| before.is_none_or(|other| *at <= other.tokens[0]);
+        let pairs = self.tokens.windows(2).filter(|two| inside(&two[1]));
+        let mut pauses: Vec<f64> = pairs.map(|two| (two[1] - two[0]).as_secs_f64()).collect();
+        pauses.sort_by(f64::total_cmp);
+        pauses
+            .get(pauses.len() * 99 / 100)
+            .copied()
+            .unwrap_or_default()
+    }
 }
 
 /// Tokens per second of some answers while all of them are given.

@@ -13,6 +13,8 @@
 //! `memory=1GiB,9GiB`, `kernels=`, `threads=` and `share=100,50` (percent of a processor's time; Linux, cgroups version 1,
 //! root) may differ by node. `link=gigabit` puts each node on a machine of an emulated LAN.
 //!
+//! `fair=8 chats=9` measures so many streams at once against one, and the pauses of one stream beside a prompt of `long=N`.
+//!
 //! Prompts differ from round to round. Prints medians with the smallest and largest round. Resident memory is
 //! RssAnon + RssFile of each node (Linux).
 #![allow(
@@ -31,6 +33,7 @@ use tests::process::Process;
 use tests::set::Set;
 
 mod compare;
+mod fair;
 mod home;
 mod share;
 mod speeds;
@@ -100,6 +103,9 @@ async fn main() {
         begun.elapsed().as_secs_f64()
     );
     household.complete(0, 8, 2).await;
+    if set.get("fair").is_some() {
+        return fair::fair(&household, &set).await;
+    }
     let before: Vec<u64> = household.nodes.iter().map(|n| memory(n).2).collect();
     speeds(&household, &set).await;
     memories(&household, &before, &model);
