@@ -63,7 +63,10 @@ async fn five_hundred_clients_that_leave_hold_nothing() {
     nothing_is_held(&cluster).await;
     // And the household answers as before.
     let body = json!({"prompt": [1, 2, 3], "max_tokens": 3});
-    cluster.api().post("/v1/completions", body).await.ok();
+    assert_eq!(
+        cluster.api().post("/v1/completions", body).await.status,
+        200
+    );
 }
 
 /// What became of one client.

@@ -56,11 +56,11 @@ async fn a_key_that_was_made_before_opens_the_api_to_the_network() {
     .await;
     let ben = made.ok().json();
     assert_eq!(models(&api, ben["key"].as_str().unwrap()).await, 200);
-    coordinator(&data, &["key", "revoke", "ada"]).await.ok();
+    let revoked = coordinator(&data, &["key", "revoke", "ada"]).await;
+    assert_eq!(revoked.ok().json()["last"], false);
     assert_eq!(models(&api, key).await, 401);
-    coordinator(&data, &["key", "revoke", &ben["id"].to_string()])
-        .await
-        .ok();
+    let revoked = coordinator(&data, &["key", "revoke", &ben["id"].to_string()]).await;
+    assert_eq!(revoked.ok().json()["last"], true);
     assert_eq!(
         models(&api, "").await,
         401,
@@ -76,18 +76,18 @@ async fn what_was_used_outlives_the_service() {
     let mut cluster = Wanted::model(&fixtures::gguf("qwen3_moe")).ready().await;
     let body = json!({"prompt": [1, 2, 3], "max_tokens": 5, "temperature": 0, "ignore_eos": true});
     for _ in 0..2 {
-        cluster
-            .api()
-            .post("/v1/completions", body.clone())
-            .await
-            .ok();
+        let reply = cluster.api().post("/v1/completions", body.clone()).await;
+        assert_eq!(reply.status, 200);
     }
     let before = cluster.told(&["usage"]).await;
     let row = &before["usage"][0];
     assert_eq!(row["person"], "local");
     let counts = ["requests", "prompt_tokens", "completion_tokens"].map(|field| row[field].clone());
     assert_eq!(counts, [json!(2), json!(6), json!(10)], "{before}");
-    cluster.api().post("/v1/completions", body).await.ok();
+    assert_eq!(
+        cluster.api().post("/v1/completions", body).await.status,
+        200
+    );
 
     cluster.restart_coordinator().await;
 
