@@ -25,7 +25,7 @@ use crate::text::{Embed, Prompt, Vectors, encode_prompts};
 use super::api::Api;
 use super::error::{ApiError, json_response};
 use super::fields::{Fields, wrong};
-use super::{body, sampling};
+use super::{body, guard, sampling};
 
 /// Inputs of one request.
 const INPUTS_MAX: usize = 2048;
@@ -158,8 +158,15 @@ impl Wanted {
             pooling: self.pooling,
             dimensions: self.dimensions,
         };
-        let done = embed.run(&api.gateway).await;
-        done.map_err(|error| ApiError::embed(self.field, &error, &api.gateway.status()))
+        let caller = guard::caller()?;
+        let visit = caller.enter(&api.gateway.model().id);
+        let visit = visit.map_err(|over| ApiError::over_limit(&over))?;
+        let vectors = embed
+            .run(&api.gateway, caller.person())
+            .await
+            .map_err(|error| ApiError::embed(self.field, &error, &api.gateway.status()))?;
+        visit.begin(vectors.tokens);
+        Ok(vectors)
     }
 }
 

@@ -38,23 +38,19 @@ use crate::gateway::ServedModel;
 use crate::text::{ChatRequest, Message, OutputFormat, PromptError, Said, Thinking};
 
 use super::api::{Api, ChatAsk, check_model};
-use super::body;
+use super::{body, guard};
 use super::dialect::respond;
 use super::error::{ApiError, json_response};
 use super::fields::{Fields, describe};
 use super::sampling::{self, Delivery, Draw};
 
 use item::Seal;
-use store::Owner;
 use writer::{Keep, Writer};
 
 pub(super) use store::Store;
 
 /// Entries of `metadata`, and bytes of a key and of a value.
 const METADATA_MAX: (usize, usize, usize) = (16, 64, 512);
-
-/// Everybody who has the key of this service.
-const HOUSEHOLD: Owner = Owner(0);
 
 /// All paths below `/v1/responses`.
 pub(super) fn routes() -> Router<Arc<Api>> {
@@ -69,6 +65,7 @@ async fn create(
     request: Request<Body>,
 ) -> Result<Response<Body>, ApiError> {
     let started = Instant::now();
+    let owner = guard::caller()?.person().id;
     let object = body::read_object(&api.config.limits, request).await?;
     let model = Arc::clone(api.gateway.model());
     let fields = Fields::body(&object);
@@ -76,7 +73,7 @@ async fn create(
     let mut messages = match fields.text("previous_response_id")? {
         None => Vec::new(),
         Some(id) => {
-            let kept = api.responses.get(HOUSEHOLD, id);
+            let kept = api.responses.get(owner, id);
             let kept = kept.ok_or_else(|| not_kept("previous_response_id"))?;
             kept.messages.clone()
         }
@@ -84,7 +81,7 @@ async fn create(
     messages.extend(parsed.input);
     let keep = parsed.store.then(|| Keep {
         store: Arc::clone(&api.responses),
-        owner: HOUSEHOLD,
+        owner,
         messages: messages.clone(),
     });
     if let Some(text) = fields.text("instructions")?.filter(|text| !text.is_empty()) {
@@ -122,7 +119,8 @@ async fn kept(
 ) -> Result<Response<Body>, ApiError> {
     // A path that is no text names nothing.
     let id = id.map_or_else(|_| String::new(), |Path(id)| id);
-    let kept = api.responses.get(HOUSEHOLD, &id);
+    let owner = guard::caller()?.person().id;
+    let kept = api.responses.get(owner, &id);
     let kept = kept.ok_or_else(ApiError::no_such_response)?;
     Ok(json_response(StatusCode::OK, &kept.body))
 }
@@ -133,7 +131,8 @@ async fn remove(
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Response<Body>, ApiError> {
     let id = id.map_or_else(|_| String::new(), |Path(id)| id);
-    if !api.responses.remove(HOUSEHOLD, &id) {
+    let owner = guard::caller()?.person().id;
+    if !api.responses.remove(owner, &id) {
         return Err(ApiError::no_such_response());
     }
     let body = json!({ "id": id, "object": "response", "deleted": true });

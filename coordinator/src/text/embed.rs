@@ -5,6 +5,7 @@
 
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use proto::step::{Pooling, Sampling};
+use session::Person;
 use thiserror::Error;
 
 use crate::gateway::{Event, Failure, Gateway, GenerateRequest, Phase, Refusal, Retry, Stream};
@@ -59,11 +60,15 @@ pub(crate) enum EmbedError {
 }
 
 impl Embed {
-    /// Computes all vectors. Dropping the future cancels what is left.
+    /// Computes all vectors for `person`. Dropping the future cancels what is left.
     ///
     /// # Errors
     /// An input does not fit, the service is not ready, or the household refuses or fails.
-    pub(crate) async fn run(self, gateway: &Gateway) -> Result<Vectors, EmbedError> {
+    pub(crate) async fn run(
+        self,
+        gateway: &Gateway,
+        person: Person,
+    ) -> Result<Vectors, EmbedError> {
         let status = gateway.status();
         if status.phase != Phase::Ready {
             return Err(Refusal::NotReady.into());
@@ -90,7 +95,7 @@ impl Embed {
             while running.len() < AT_ONCE
                 && let Some((index, input)) = waiting.peek()
             {
-                match gateway.generate(request(input, self.pooling)).await {
+                match gateway.generate(request(input, self.pooling, person)).await {
                     Ok(stream) => running.push(vector(*index, stream)),
                     // Its queue is full, partly of ours: one of ours will make room.
                     Err(Refusal::Busy { .. }) if !running.is_empty() => break,
@@ -114,7 +119,7 @@ impl Embed {
     }
 }
 
-fn request(input: &[u32], pooling: Pooling) -> GenerateRequest {
+fn request(input: &[u32], pooling: Pooling, person: Person) -> GenerateRequest {
     GenerateRequest {
         prompt: input.to_vec(),
         pooling: Some(pooling),
@@ -123,6 +128,7 @@ fn request(input: &[u32], pooling: Pooling) -> GenerateRequest {
         min_tokens: 0,
         stop_ids: Vec::new(),
         sampling: Sampling::default(),
+        person,
     }
 }
 

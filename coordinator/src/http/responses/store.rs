@@ -5,13 +5,10 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use proto::PersonId;
 use serde_json::Value;
 
 use crate::text::Message;
-
-/// Whose responses these are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(in crate::http) struct Owner(pub(in crate::http) u64);
 
 /// What a store may hold.
 #[derive(Debug, Clone, Copy)]
@@ -63,7 +60,7 @@ fn json_bytes(value: &impl serde::Serialize) -> usize {
 
 #[derive(Debug)]
 struct Entry {
-    owner: Owner,
+    owner: PersonId,
     /// When it came, counted.
     age: u64,
     bytes: usize,
@@ -100,7 +97,7 @@ impl Store {
 
     /// Keeps a response, and lets go of as many older ones as that takes: first of its owner, then of anybody. One that
     /// is too large for all bounds is not kept.
-    pub(super) fn put(&self, owner: Owner, id: &str, kept: Kept) {
+    pub(super) fn put(&self, owner: PersonId, id: &str, kept: Kept) {
         let bytes = kept.bytes();
         let bounds = self.bounds;
         if bytes > bounds.bytes_per_owner.min(bounds.bytes) {
@@ -131,14 +128,14 @@ impl Store {
     }
 
     /// A response of this owner.
-    pub(super) fn get(&self, owner: Owner, id: &str) -> Option<Arc<Kept>> {
+    pub(super) fn get(&self, owner: PersonId, id: &str) -> Option<Arc<Kept>> {
         let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = entries.by_id.get(id)?;
         (entry.owner == owner).then(|| Arc::clone(&entry.kept))
     }
 
     /// Lets go of a response of this owner; whether there was one.
-    pub(super) fn remove(&self, owner: Owner, id: &str) -> bool {
+    pub(super) fn remove(&self, owner: PersonId, id: &str) -> bool {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         let known = entries.by_id.get(id).is_some_and(|e| e.owner == owner);
         known && entries.drop_id(id)
@@ -146,15 +143,15 @@ impl Store {
 }
 
 impl Entries {
-    fn count_of(&self, owner: Owner) -> usize {
+    fn count_of(&self, owner: PersonId) -> usize {
         self.of(owner).count()
     }
 
-    fn bytes_of(&self, owner: Owner) -> usize {
+    fn bytes_of(&self, owner: PersonId) -> usize {
         self.of(owner).map(|entry| entry.bytes).sum()
     }
 
-    fn of(&self, owner: Owner) -> impl Iterator<Item = &Entry> {
+    fn of(&self, owner: PersonId) -> impl Iterator<Item = &Entry> {
         self.by_id.values().filter(move |e| e.owner == owner)
     }
 
@@ -181,8 +178,8 @@ mod tests {
     use super::*;
     use crate::text::Said;
 
-    const ADA: Owner = Owner(1);
-    const BEN: Owner = Owner(2);
+    const ADA: PersonId = PersonId(1);
+    const BEN: PersonId = PersonId(2);
 
     fn kept(bytes: usize) -> Kept {
         Kept {
@@ -200,7 +197,7 @@ mod tests {
         })
     }
 
-    fn known<'a>(store: &Store, owner: Owner, ids: &[&'a str]) -> Vec<&'a str> {
+    fn known<'a>(store: &Store, owner: PersonId, ids: &[&'a str]) -> Vec<&'a str> {
         let here = |id: &&&str| store.get(owner, id).is_some();
         ids.iter().filter(here).copied().collect()
     }

@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use proto::PersonId;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -15,12 +16,12 @@ use crate::http::frames::{Frames, Written};
 use crate::text::{Delta, Finish, Message, Part, Turn, Usage};
 
 use super::item::{Called, Item, Seal, Status};
-use super::store::{Kept, Owner, Store};
+use super::store::{Kept, Store};
 
 /// Where a response is kept once it is complete.
 pub(super) struct Keep {
     pub(super) store: Arc<Store>,
-    pub(super) owner: Owner,
+    pub(super) owner: PersonId,
     /// The conversation before the answer.
     pub(super) messages: Vec<Message>,
 }
