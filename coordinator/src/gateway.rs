@@ -11,6 +11,7 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use command::local::Call;
 use proto::RequestId;
 use proto::step::{Pooling, Sampled, Sampling};
 use session::Person;
@@ -18,9 +19,11 @@ use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 
 mod card;
+mod owner;
 mod status;
 
 pub use card::Card;
+pub use owner::OWNER_CALLS_MAX;
 pub use status::{Phase, ServiceStatus};
 
 /// Commands that may wait for the household. Senders wait when it is full.
@@ -184,6 +187,7 @@ pub enum Event {
 #[derive(Debug, Clone)]
 pub struct Gateway {
     commands: mpsc::Sender<Command>,
+    owner: mpsc::Sender<Call>,
     status: watch::Receiver<ServiceStatus>,
     model: Arc<ServedModel>,
 }
@@ -193,6 +197,8 @@ pub struct Gateway {
 pub struct GatewayHousehold {
     /// What the API asks. Closed when every [`Gateway`] is gone.
     pub commands: mpsc::Receiver<Command>,
+    /// What the owner asks through the API: the same requests as over the local socket.
+    pub owner: mpsc::Receiver<Call>,
     /// What the API tells those who come too early.
     pub status: watch::Sender<ServiceStatus>,
 }
@@ -202,14 +208,17 @@ impl Gateway {
     #[must_use]
     pub fn new(model: Arc<ServedModel>) -> (Self, GatewayHousehold) {
         let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
+        let (owner, calls) = mpsc::channel(OWNER_CALLS_MAX);
         let (sender, status) = watch::channel(ServiceStatus::starting());
         let gateway = Self {
             commands,
+            owner,
             status,
             model,
         };
         let household = GatewayHousehold {
             commands: receiver,
+            owner: calls,
             status: sender,
         };
         (gateway, household)

@@ -35,6 +35,7 @@ mod survey;
 pub use settings::{HouseError, HouseSettings, HouseTiming, PlanChoice};
 
 use crate::gateway::GatewayHousehold;
+use crate::models::Shelf;
 use crate::people::People;
 use crate::store::Store;
 use actor::{Actor, Parts, Strings};
@@ -120,6 +121,7 @@ pub async fn start(
         people,
         endpoint,
         announced: announcement.is_some(),
+        shelf: Shelf::of(&settings.data_dir),
     };
     let mut house = House::with(Parts {
         sockets,

@@ -1,4 +1,4 @@
-//! The API: several dialects over HTTP/1.1, for clients of the household.
+//! The API: several dialects over HTTP/1.1, for clients of the household, and the owner's pages.
 //!
 //! Owns sockets of clients, deadlines, the checks of everything that comes in and the shape of everything that goes
 //! out. Never names a node, a plan or a step, and never lets text of a prompt or an answer into a log, a metric or
@@ -7,11 +7,13 @@
 //! The one idea: a dialect is one thin file that translates to the internal request and from the internal stream;
 //! what all dialects share (guard, body, fields, events) is written once.
 
+mod admin;
 mod api;
 mod body;
 mod chat;
 mod completions;
 mod config;
+mod dashboard;
 mod dialect;
 mod embeddings;
 mod error;

@@ -204,6 +204,7 @@ impl Actor {
             Some(peer) = sockets.control.recv() => Input::Control(peer),
             Some(request) = sockets.pairing.recv() => Input::Pairing(request),
             Some(call) = local.next() => Input::Local(call),
+            Some(call) = gateway.owner.recv() => Input::Local(call),
             Some(done) = self.tasks.join_next() => Input::Done(done.unwrap_or_else(|error| {
                 tracing::error!(%error, "a task of the household broke off");
                 Done::Nothing

@@ -15,6 +15,7 @@ use transport::{CheckWords, Endpoint, Invite, PairingAnswer, PairingRefusal, Sec
 use super::addresses::{interfaces, reachable};
 use super::knocks::{Knock, KnockFacts};
 use super::settings::HouseError;
+use crate::models::{Added, Shelf};
 use crate::people::People;
 use crate::store::{Bearer, Redeemed, Store};
 
@@ -31,6 +32,8 @@ pub(super) struct Desk {
     pub endpoint: Endpoint,
     /// Whether machines of the network are told where the household is.
     pub announced: bool,
+    /// The models that the owner added.
+    pub shelf: Shelf,
 }
 
 /// A device that has shown an invite.
@@ -53,6 +56,8 @@ pub(super) enum Ask {
     },
     Status {},
     Nodes {},
+    /// What is served, and what was added on disk.
+    Models {},
     Plan {
         /// Not the plan that runs, but what would be planned now.
         #[serde(default)]
@@ -84,7 +89,7 @@ impl Ask {
     /// A sentence for the command that sent it.
     pub fn parse(request: &Value) -> Result<Self, String> {
         Self::deserialize(request).map_err(|error| {
-            format!("the service does not understand the request ({error}); it knows invite, status, nodes, plan, kick, pending, approve, deny, stop, key_create, key_list, key_revoke and usage. Are both of the same version?")
+            format!("the service does not understand the request ({error}); it knows invite, status, nodes, models, plan, kick, pending, approve, deny, stop, key_create, key_list, key_revoke and usage. Are both of the same version?")
         })
     }
 }
@@ -181,6 +186,18 @@ impl Desk {
             address: failed.remote.to_string(),
             seconds_ago: failed.at.elapsed().as_secs(),
         })
+    }
+
+    /// The models that were added, off the async threads.
+    ///
+    /// # Errors
+    /// A sentence for the owner: the folder cannot be read.
+    pub async fn models(&self) -> Result<Vec<Added>, String> {
+        let shelf = self.shelf.clone();
+        match tokio::task::spawn_blocking(move || shelf.list()).await {
+            Ok(listed) => listed.map_err(|error| error.to_string()),
+            Err(error) => Err(format!("the list of models broke off ({error})")),
+        }
     }
 
     /// Who waits on the screen, and what became of the last short code.
@@ -335,6 +352,8 @@ mod tests {
                 Some(Ask::Invite { ttl_s: 5 }),
             ),
             (json!({"do": "status"}), Some(Ask::Status {})),
+            (json!({"do": "models"}), Some(Ask::Models {})),
+            (json!({"do": "models", "name": "x"}), None),
             (
                 json!({"do": "kick", "node": "den"}),
                 Some(Ask::Kick {

@@ -1,12 +1,16 @@
-//! What `status` and `nodes` answer: JSON with stable field names.
+//! What `status`, `nodes` and `models` answer: JSON with stable field names.
 
+use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
+use proto::NodeId;
 use serde::Serialize;
 
 use super::state::{Household, NodeState};
 use super::survey::{LinkEntry, Survey};
 use crate::gateway::Phase;
+use crate::models::Added;
 use crate::store::Member;
 
 /// What does not change while the household lives.
@@ -125,6 +129,9 @@ pub(super) struct NodesFacts {
     nodes: Vec<NodeEntry>,
     absent: Vec<AbsentEntry>,
     links: Vec<LinkEntry>,
+    /// Machines that an epoch was lost with, and why.
+    #[serde(skip)]
+    gone: BTreeMap<NodeId, String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -164,6 +171,57 @@ struct AbsentEntry {
     node: String,
     name: String,
     joined_unix_s: i64,
+    /// Why it went, if the household lost a plan with it and has none since.
+    lost: Option<String>,
+}
+
+/// What `models` answers.
+#[derive(Debug, Serialize)]
+pub(super) struct ModelsFacts {
+    served: ServedEntry,
+    models: Vec<ModelEntry>,
+}
+
+#[derive(Debug, Serialize)]
+struct ServedEntry {
+    id: String,
+    path: String,
+    bytes: u64,
+}
+
+/// A model that was added, as `model list` shows it.
+#[derive(Debug, Serialize)]
+struct ModelEntry {
+    name: String,
+    /// Where it comes from.
+    model: String,
+    commit: String,
+    bytes: u64,
+    missing_bytes: u64,
+    served: bool,
+}
+
+impl ModelsFacts {
+    pub fn of(fixed: &Fixed, added: &[Added]) -> Self {
+        let served = ServedEntry {
+            id: fixed.model.clone(),
+            path: fixed.model_path.clone(),
+            bytes: fixed.model_bytes,
+        };
+        let path = Path::new(&fixed.model_path);
+        let models = added.iter().map(|added| ModelEntry {
+            name: added.name.clone(),
+            model: added.manifest.model.clone(),
+            commit: added.manifest.commit.clone(),
+            bytes: added.manifest.bytes(),
+            missing_bytes: added.missing_bytes,
+            served: std::path::absolute(&added.path).is_ok_and(|added| added == path),
+        });
+        Self {
+            served,
+            models: models.collect(),
+        }
+    }
 }
 
 impl NodesFacts {
@@ -216,6 +274,7 @@ impl NodesFacts {
             nodes: nodes.collect(),
             absent: Vec::new(),
             links: survey.entries(now),
+            gone: household.gone().clone(),
         }
     }
 
@@ -229,11 +288,46 @@ impl NodesFacts {
         let absent = members.into_iter().filter(|member| !here(member));
         self.absent = absent
             .map(|member| AbsentEntry {
+                lost: self.gone.get(&member.node).cloned(),
                 node: member.node.to_string(),
                 name: member.name,
                 joined_unix_s: member.joined_unix_s,
             })
             .collect();
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_member_that_an_epoch_was_lost_with_is_shown_with_the_reason() {
+        let member = |name: &str| Member {
+            node: NodeId::new(name).unwrap(),
+            name: name.to_owned(),
+            joined_unix_s: 1,
+        };
+        let gone = BTreeMap::from([(
+            NodeId::new("attic").unwrap(),
+            "machine 'attic' is gone: unplugged".to_owned(),
+        )]);
+        let facts = NodesFacts {
+            nodes: Vec::new(),
+            absent: Vec::new(),
+            links: Vec::new(),
+            gone,
+        };
+        let facts = facts.with_members(vec![member("attic"), member("den")]);
+        let answer = serde_json::to_value(&facts).unwrap();
+        assert_eq!(
+            answer["absent"],
+            serde_json::json!([
+                {"node": "attic", "name": "attic", "joined_unix_s": 1, "lost": "machine 'attic' is gone: unplugged"},
+                {"node": "den", "name": "den", "joined_unix_s": 1, "lost": null},
+            ])
+        );
+        assert!(answer.get("gone").is_none());
     }
 }

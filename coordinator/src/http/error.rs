@@ -143,6 +143,11 @@ impl ApiError {
         Self::new(StatusCode::REQUEST_TIMEOUT, INVALID, message).coded("request_timeout")
     }
 
+    /// 409: the household does not do what its owner asks.
+    pub(super) fn refused(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, INVALID, message).coded("refused")
+    }
+
     /// 413.
     pub(super) fn too_large(bytes_max: usize) -> Self {
         let message = format!("the body is too large; at most {bytes_max} bytes are accepted");

@@ -19,7 +19,12 @@ use super::error::ApiError;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Dialled(pub(super) IpAddr);
 
-/// Paths that need no key, so that probes work everywhere.
+/// The address that the client has.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Peer(pub(super) IpAddr);
+
+/// Paths that need no key, so that probes work everywhere. The dashboard's files need none either: a browser cannot
+/// bring one when it opens a page, and they say nothing about the household.
 const OPEN_PATHS: [&str; 2] = ["/healthz", "/readyz"];
 
 tokio::task_local! {
@@ -69,7 +74,7 @@ pub(super) fn check<B>(
             "the page that sent this request has a foreign Origin; allow it in the configuration if it is yours",
         ));
     }
-    if OPEN_PATHS.contains(&request.uri().path()) {
+    if is_open(request.uri().path()) {
         return Ok(None);
     }
     if config.keyless == Keyless::Refused && !config.people.guarded() {
@@ -93,6 +98,10 @@ fn recognise(people: &People, headers: &HeaderMap) -> Result<Caller, ApiError> {
     known.map_err(|stranger| ApiError::unauthorized(stranger.to_string()))
 }
 
+fn is_open(path: &str) -> bool {
+    OPEN_PATHS.contains(&path) || super::dashboard::is_file(path)
+}
+
 fn foreign_host() -> ApiError {
     ApiError::forbidden(
         "the header `Host` names neither loopback nor this machine's address nor an allowed host; \
@@ -101,7 +110,7 @@ fn foreign_host() -> ApiError {
 }
 
 /// The one value of a header; several are as bad as a wrong one.
-fn single<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, ApiError> {
+pub(super) fn single<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, ApiError> {
     let mut values = headers.get_all(name).iter();
     let Some(first) = values.next() else {
         return Ok(None);
@@ -114,7 +123,7 @@ fn single<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Api
     }
 }
 
-fn authority(text: &str) -> Option<Authority> {
+pub(super) fn authority(text: &str) -> Option<Authority> {
     let authority = text.parse::<Authority>().ok()?;
     // Without this `a@b` and `host:port` with an absurd port would pass.
     let rest = text.strip_prefix(authority.host())?;

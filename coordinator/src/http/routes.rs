@@ -16,7 +16,7 @@ use crate::gateway::{Phase, ServedModel};
 
 use super::api::Api;
 use super::error::{ApiError, ErrorForm, json_response, status_fields};
-use super::{chat, completions, embeddings, guard, metrics, ollama, responses};
+use super::{admin, chat, completions, dashboard, embeddings, guard, metrics, ollama, responses};
 
 /// All routes, guarded and counted.
 pub(super) fn router(api: Arc<Api>) -> Router {
@@ -31,6 +31,8 @@ pub(super) fn router(api: Arc<Api>) -> Router {
         .route("/metrics", get(metrics_text))
         .merge(responses::routes())
         .merge(ollama::routes())
+        .merge(dashboard::routes())
+        .merge(admin::routes())
         .fallback(|| async { ApiError::no_such_path() })
         .method_not_allowed_fallback(|| async { ApiError::wrong_method() })
         .layer(from_fn_with_state(Arc::clone(&api), admit))
@@ -79,6 +81,8 @@ fn route_name(path: &str) -> &'static str {
         "/metrics" => "/metrics",
         path if path.starts_with("/v1/models/") => "/v1/models/{id}",
         path if path.starts_with("/v1/responses/") => "/v1/responses/{id}",
+        path if path.starts_with("/admin/") => "/admin",
+        path if dashboard::is_file(path) => "/",
         path => ollama::route_name(path).unwrap_or("other"),
     }
 }

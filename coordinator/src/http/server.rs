@@ -22,7 +22,7 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 use super::config::HttpLimits;
-use super::guard::Dialled;
+use super::guard::{Dialled, Peer};
 use super::metrics;
 use super::sources::{SourcePlace, Sources};
 use super::stall::StallGuard;
@@ -114,6 +114,7 @@ pub(super) async fn run(
         match places.take(from.ip(), &limits) {
             Ok(place) => {
                 let connection = Connection {
+                    peer: Peer(from.ip().to_canonical()),
                     router: serving.router.clone(),
                     limits,
                     ended: ended.clone(),
@@ -152,6 +153,7 @@ pub(super) async fn run(
 
 /// What one connection is served with.
 struct Connection {
+    peer: Peer,
     router: Router,
     limits: HttpLimits,
     ended: watch::Receiver<()>,
@@ -181,6 +183,7 @@ impl Connection {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let Self {
+            peer,
             router,
             limits,
             mut ended,
@@ -190,6 +193,7 @@ impl Connection {
             request
                 .extensions_mut()
                 .insert(Dialled(dialled.to_canonical()));
+            request.extensions_mut().insert(peer);
             hyper::service::Service::call(&routes, request)
         });
         let connection = http1::Builder::new()

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use command::local::Call;
 use coordinator::gateway::{
     Card, Command, Failure, FinishReason, Gateway, GatewayHousehold, GenerateRequest, Phase,
     Refusal, Retry, ServedModel, ServiceStatus,
@@ -71,12 +72,18 @@ impl Served {
         let mut model = served_model();
         change(&mut model);
         let model = Arc::new(model);
-        let (gateway, GatewayHousehold { commands, status }) = Gateway::new(Arc::clone(&model));
+        let (gateway, household) = Gateway::new(Arc::clone(&model));
+        let GatewayHousehold {
+            commands,
+            owner,
+            status,
+        } = household;
         let script: Arc<Mutex<Script>> = Arc::new(Mutex::new(Arc::new(|_| {
             Ok(vec![Say::Last(0, END, FinishReason::Stop)])
         })));
         let (tell, seen) = mpsc::unbounded_channel();
         tokio::spawn(play(commands, Arc::clone(&script), tell));
+        tokio::spawn(obey(owner));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (shutdown, ended) = oneshot::channel::<()>();
@@ -285,6 +292,19 @@ async fn play(
             }
             Command::StopChoice { request, choice } => {
                 let _ = tell.send(Seen::Stop(request, choice));
+            }
+        }
+    }
+}
+
+/// Answers the owner with what was asked, but lets no device in that is called `nobody`.
+async fn obey(mut calls: mpsc::Receiver<Call>) {
+    while let Some(call) = calls.recv().await {
+        match call.request["device"].as_str() {
+            Some("nobody") => call.refuse("no device waits to be let in"),
+            _ => {
+                let asked = call.request.clone();
+                call.answer(&serde_json::json!({ "asked": asked }));
             }
         }
     }

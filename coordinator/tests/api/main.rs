@@ -9,10 +9,12 @@
     reason = "a test that cannot go on fails"
 )]
 
+mod admin;
 mod chat;
 mod client;
 mod completions;
 mod connections;
+mod dashboard;
 mod embeddings;
 mod gateway;
 mod household;

@@ -661,9 +661,9 @@ async fn wrong_places_methods_and_types_are_refused() {
     let json_type = ("Content-Type", "application/json");
     type Case<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)], u16, &'a str);
     let cases: [Case<'_>; 14] = [
-        ("GET", "/", &[], 404, "not_found"),
+        ("GET", "/index.html", &[], 404, "not_found"),
         ("GET", "/v1", &[], 404, "not_found"),
-        ("GET", "/admin/nodes", &[], 404, "not_found"),
+        ("GET", "/admin", &[], 404, "not_found"),
         ("POST", "/v1/completions/", &[json_type], 404, "not_found"),
         ("GET", "/v1/../etc/passwd", &[], 404, "not_found"),
         ("GET", "/v1/models/%FF", &[], 404, "model_not_found"),

@@ -278,6 +278,25 @@ async fn two_machines_join_answer_and_are_shown() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_owner_is_answered_the_same_through_the_gateway() {
+    let home = Home::open().await;
+    let models = json!({"do": "models"});
+    let answer = soon("an answer", home.gateway.owner(models.clone())).await;
+    let answer = answer.unwrap();
+    assert_eq!(answer, home.ask(models).await);
+    assert_eq!(answer["served"]["id"], "hearth-tiny");
+    assert_eq!(answer["models"], json!([]));
+    let refused = soon("a refusal", home.gateway.owner(json!({"do": "dance"}))).await;
+    assert!(refused.unwrap_err().contains("invite, status, nodes"));
+    let wrong = json!({"do": "approve", "device": "1"});
+    let refused = soon("a refusal", home.gateway.owner(wrong)).await;
+    assert!(refused.unwrap_err().contains("node join --ask"));
+    home.house.shutdown().await;
+    let late = soon("the end", home.gateway.owner(json!({"do": "status"}))).await;
+    assert_eq!(late.unwrap_err(), "the service is stopping");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn strangers_and_bad_invites_stay_outside() {
     let home = Home::open().await;
     let invite = home.house.invite(HOUR).await.unwrap();

@@ -18,6 +18,8 @@ const LINE_BYTES_MAX: u64 = 8 << 20;
 /// Requests that wait for the service at once.
 const CALLS_MAX: usize = 16;
 const SOCKET_NAME: &str = "control.sock";
+/// What is said when nobody is left to answer.
+const STOPPING: &str = "the service is stopping";
 
 /// What can go wrong between a command and the service.
 #[derive(Debug, Error)]
@@ -54,7 +56,7 @@ enum Answer {
     Error(String),
 }
 
-/// One request of a command, to be answered.
+/// One request of the owner, to be answered.
 #[derive(Debug)]
 pub struct Call {
     /// What is asked.
@@ -62,7 +64,32 @@ pub struct Call {
     reply: oneshot::Sender<Answer>,
 }
 
+/// Where the answer to a [`Call`] comes.
+#[derive(Debug)]
+pub struct Answering(oneshot::Receiver<Answer>);
+
+impl Answering {
+    /// Waits for the answer; a call that was dropped counts as a service that stops.
+    ///
+    /// # Errors
+    /// The refusal, as a sentence for the owner.
+    pub async fn wait(self) -> Result<Value, String> {
+        match self.0.await {
+            Ok(Answer::Ok(value)) => Ok(value),
+            Ok(Answer::Error(text)) => Err(text),
+            Err(_) => Err(STOPPING.to_owned()),
+        }
+    }
+}
+
 impl Call {
+    /// A request of the owner that came another way than over the socket.
+    #[must_use]
+    pub fn new(request: Value) -> (Self, Answering) {
+        let (reply, answer) = oneshot::channel();
+        (Self { request, reply }, Answering(answer))
+    }
+
     /// Answers with a value.
     pub fn answer(self, value: &impl Serialize) {
         let answer = match serde_json::to_value(value) {
@@ -147,11 +174,12 @@ async fn serve(
     let answer = match serde_json::from_str(&line) {
         Err(error) => Answer::Error(format!("the request is not JSON: {error}")),
         Ok(request) => {
-            let (reply, answered) = oneshot::channel();
-            let stopping = || Answer::Error("the service is stopping".to_owned());
-            match calls.send(Call { request, reply }).await {
-                Ok(()) => answered.await.unwrap_or_else(|_| stopping()),
-                Err(_) => stopping(),
+            let (call, answering) = Call::new(request);
+            // A call that nobody takes is dropped, and its answer is that the service stops.
+            drop(calls.send(call).await);
+            match answering.wait().await {
+                Ok(value) => Answer::Ok(value),
+                Err(text) => Answer::Error(text),
             }
         }
     };

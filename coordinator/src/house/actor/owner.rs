@@ -10,7 +10,7 @@ use transport::{PairingAnswer, PairingClaim, PairingRefusal, PairingRequest};
 
 use super::{Actor, Done};
 use crate::house::desk::{Ask, Shown};
-use crate::house::facts::{NodesFacts, StatusFacts, Work};
+use crate::house::facts::{ModelsFacts, NodesFacts, StatusFacts, Work};
 use crate::house::knocks::{Knock, KnockFacts};
 use crate::house::state::Event;
 use crate::people;
@@ -78,16 +78,8 @@ impl Actor {
                 Some(run) => call.answer(&*run.plan),
                 None => self.preview(now, call),
             },
-            Ask::Nodes {} => {
-                let facts = NodesFacts::of(now, household, &self.survey);
-                self.tasks.spawn(async move {
-                    match desk.store.members().await {
-                        Ok(members) => call.answer(&facts.with_members(members)),
-                        Err(error) => call.refuse(error.to_string()),
-                    }
-                    Done::Nothing
-                });
-            }
+            Ask::Nodes {} => self.nodes(now, call),
+            Ask::Models {} => self.models(call),
             Ask::Invite { ttl_s } => {
                 self.tasks.spawn(async move {
                     match desk.invite_facts(ttl_s).await {
@@ -131,6 +123,29 @@ impl Actor {
         self.tasks.spawn(async move {
             match people.answer(&call.request).await {
                 Ok(value) => call.answer(&value),
+                Err(text) => call.refuse(text),
+            }
+            Done::Nothing
+        });
+    }
+
+    fn nodes(&mut self, now: Duration, call: Call) {
+        let facts = NodesFacts::of(now, &self.parts.household, &self.survey);
+        let desk = self.parts.desk.clone();
+        self.tasks.spawn(async move {
+            match desk.store.members().await {
+                Ok(members) => call.answer(&facts.with_members(members)),
+                Err(error) => call.refuse(error.to_string()),
+            }
+            Done::Nothing
+        });
+    }
+
+    fn models(&mut self, call: Call) {
+        let (desk, fixed) = (self.parts.desk.clone(), self.parts.fixed.clone());
+        self.tasks.spawn(async move {
+            match desk.models().await {
+                Ok(added) => call.answer(&ModelsFacts::of(&fixed, &added)),
                 Err(text) => call.refuse(text),
             }
             Done::Nothing

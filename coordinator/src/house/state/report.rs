@@ -1,6 +1,6 @@
 //! How far the service is, for those who ask.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use proto::NodeId;
@@ -193,6 +193,11 @@ impl Household {
             Phase::Loading { loads, .. } => loads.get(&node.id).copied(),
             _ => None,
         }
+    }
+
+    /// Machines that an epoch was lost with, and why, until an epoch is ready again.
+    pub fn gone(&self) -> &BTreeMap<NodeId, String> {
+        &self.gone
     }
 
     /// One sentence on why there is no plan.
