@@ -171,6 +171,27 @@ test("answers are shown as text: reasoning folded, tools as cards, markup never 
   expect(last[2]).toEqual({ role: "tool", tool_call_id: "call_1", content: "Sunny" });
 });
 
+test("the model's own call of a tool is a card, and a result goes back to it", async ({ page, house }) => {
+  await page.setViewportSize(PHONE);
+  const tool = (name, description, field) => ({ type: "function", function: { name, description, parameters: { type: "object", properties: { [field]: { type: "string" } }, required: [field] } } });
+  const tools = [tool("get_weather", "Current weather in a city", "city"), tool("calculate", "Evaluate an arithmetic expression", "expression")];
+  await open(page, house, "chat");
+  await page.locator("#dials summary").click();
+  await page.locator("#heat-own").uncheck();
+  await page.locator("#heat").fill("0");
+  await page.locator("#tools").fill(JSON.stringify(tools));
+  await shot(page, "phone-light-chat-settings");
+  await page.locator("#dials summary").click();
+  await say(page, "What is the weather in Jakarta?", 200);
+  const card = page.locator(".card.tool").first();
+  await expect(card.locator("h3 code")).toHaveText("get_weather");
+  await expect(card.locator("pre")).toContainText("\"city\"");
+  await card.locator("textarea").fill("{\"temperature\": 31, \"sky\": \"rain\"}");
+  await card.getByRole("button", { name: "Give result" }).click();
+  await expect(page.locator("article.assistant").nth(1).locator(".stats")).toContainText("tokens");
+  await shot(page, "phone-light-chat-tool");
+});
+
 test("refusals and broken answers are told in words", async ({ page, house }) => {
   page.provoked = /chat\/completions/;
   const error = { message: "the household is busy; try again in 7 s", code: "busy" };
