@@ -1,6 +1,7 @@
 //! The owner's routes: what they hand on, whom they refuse, and that they refuse before they do anything.
 
-use coordinator::http::{ApiKey, HttpConfig};
+use coordinator::http::HttpConfig;
+use coordinator::people::{ApiKey, People};
 use serde_json::{Value, json};
 
 use crate::client::{Reply, ask, raw};

@@ -1,6 +1,7 @@
 //! The owner's pages: files, headers, and what a browser asks again for.
 
-use coordinator::http::{ApiKey, HttpConfig};
+use coordinator::http::HttpConfig;
+use coordinator::people::{ApiKey, People};
 
 use crate::client::{ask, get, raw};
 use crate::household::Served;
