@@ -21,6 +21,7 @@ use transport::Mesh;
 
 mod exchange;
 mod load;
+mod masks;
 mod queue;
 
 use crate::shelf::Shelf;
@@ -278,6 +279,7 @@ impl Bench {
             Frame::Head(request) => self.asked(from, Request::Head(request)),
             Frame::Partials(answer) => self.partials(from, answer),
             Frame::Logits(answer) => self.logits(from, &answer),
+            Frame::Mask(mask) => self.masked(mask),
             Frame::Fault(fault) => self.owner_failed(from, &fault),
             Frame::Samples(_) => {}
         }
@@ -349,7 +351,9 @@ impl Bench {
         match stage.slice.begin(step, input) {
             Ok(run) => {
                 let at = stage.queue.add_run(run, class);
-                self.poll(at);
+                if self.bring_masks(at) {
+                    self.poll(at);
+                }
             }
             Err(error) => {
                 self.count(0);
@@ -491,6 +495,7 @@ fn may_send(assign: &Assign, from: &NodeId, frame: &Frame) -> bool {
         Frame::Partials(_) | Frame::Logits(_) | Frame::Fault(_) => {
             assign.owners.iter().any(|owner| owner.peer.node == *from)
         }
+        Frame::Mask(_) => stage && assign.head && *from == assign.coordinator,
         Frame::Samples(_) => false,
     }
 }

@@ -17,8 +17,10 @@ use std::time::Duration;
 use model::Checkpoint;
 use node::worker::{Job, Told};
 use proto::control::{Assign, CacheType, NodeMessage};
-use proto::frame::{CloseFrame, Frame, RowsFrame};
-use proto::{Epoch, NodeId, SequenceId};
+use proto::frame::{CloseFrame, Frame, MaskFrame, RowsFrame};
+use proto::mask::TokenMask;
+use proto::step::{Logits, Step};
+use proto::{Epoch, NodeId, SequenceId, StepId};
 use rig::{DEADLINE, EPOCH, Rig, peer, step};
 use tokio::time::timeout;
 
@@ -207,4 +209,111 @@ async fn a_changed_model_file_gives_a_fault_and_no_answer() {
     assert!(text.contains("m.gguf"), "{text}");
     let told = timeout(DEADLINE, rig.told.recv()).await.unwrap();
     assert!(matches!(told, Some(Told::ModelChanged(_))), "{told:?}");
+}
+
+/// The step of `rig::step`, its token drawn under a mask.
+fn masked_step(id: u64) -> Step {
+    let mut step = step(id);
+    step.segments[0].logits = Logits::Masked;
+    step
+}
+
+fn mask(sequence: u64, words: Option<Vec<u32>>) -> Frame {
+    Frame::Mask(MaskFrame {
+        epoch: EPOCH,
+        sequence: SequenceId(sequence),
+        position: 3,
+        mask: words.map(|words| TokenMask::new(words).unwrap()),
+    })
+}
+
+/// Words for the vocabulary of the rig's model that allow these ids.
+fn words(rig: &Rig, ids: &[u32]) -> Vec<u32> {
+    let vocab = Checkpoint::open(&rig.model).unwrap().arch().vocab;
+    let mut words = vec![0; TokenMask::words_for(u32::try_from(vocab).unwrap()) as usize];
+    for id in ids {
+        words[*id as usize / 32] |= 1 << (id % 32);
+    }
+    words
+}
+
+async fn drawn(rig: &mut Rig) -> (StepId, u32) {
+    match rig.answer().await {
+        Frame::Samples(samples) => (samples.step, samples.samples[0].token),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_masked_token_waits_for_its_mask_and_holds_up_no_other_step() {
+    let mut rig = Rig::new(1 << 30).await;
+    let assign = rig.assign();
+    rig.loaded(assign).await;
+    rig.give(Frame::Step(step(1)));
+    let (_, free) = drawn(&mut rig).await;
+    let other = if free == 17 { 18 } else { 17 };
+    rig.give(Frame::Step(masked_step(2)));
+    rig.answers_only(3).await;
+    rig.give(mask(2, Some(words(&rig, &[other]))));
+    assert_eq!(drawn(&mut rig).await, (StepId(2), other), "mask after step");
+    rig.give(mask(4, Some(words(&rig, &[other]))));
+    rig.give(Frame::Step(masked_step(4)));
+    assert_eq!(
+        drawn(&mut rig).await,
+        (StepId(4), other),
+        "mask before step"
+    );
+    rig.give(Frame::Step(masked_step(5)));
+    rig.give(mask(5, None));
+    assert_eq!(
+        drawn(&mut rig).await,
+        (StepId(5), free),
+        "not wanted any more"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mask_of_another_length_ends_its_step_alone() {
+    let mut rig = Rig::new(1 << 30).await;
+    let assign = rig.assign();
+    rig.loaded(assign).await;
+    let early = mask(1, Some(vec![1]));
+    rig.give(early.clone());
+    rig.give(Frame::Step(masked_step(1)));
+    let text = rig.fault().await;
+    assert!(
+        text.contains("token mask: tokens is 32, expected"),
+        "{text}"
+    );
+    rig.give(Frame::Step(masked_step(2)));
+    rig.answers_only(3).await;
+    let mut long = words(&rig, &[1]);
+    long.push(1);
+    rig.give(mask(2, Some(long)));
+    assert!(rig.fault().await.contains("token mask: tokens is"));
+    rig.answers_only(4).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn masks_of_others_than_the_coordinator_or_of_closed_sequences_change_nothing() {
+    let mut rig = Rig::new(1 << 30).await;
+    let assign = rig.assign();
+    rig.loaded(assign).await;
+    rig.give(Frame::Step(step(1)));
+    let (_, free) = drawn(&mut rig).await;
+    let other = if free == 17 { 18 } else { 17 };
+    let from = NodeId::new("stranger").unwrap();
+    let frame = mask(2, Some(words(&rig, &[other])));
+    rig.worker.give(Job::Frame { from, frame }).unwrap();
+    rig.give(mask(3, Some(words(&rig, &[other]))));
+    rig.give(Frame::Close(CloseFrame {
+        epoch: EPOCH,
+        sequences: vec![SequenceId(3)],
+    }));
+    for id in [2, 3] {
+        rig.give(Frame::Step(masked_step(id)));
+        rig.answers_only(id + 10).await;
+        rig.give(mask(id, Some(words(&rig, &[free]))));
+        assert_eq!(drawn(&mut rig).await, (StepId(id), free));
+    }
 }

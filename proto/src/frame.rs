@@ -3,13 +3,15 @@
 //! ```text
 //! offset size field
 //!      0    1 version            1
-//!      1    1 kind               1 step, 2 rows, 3 samples, 4 close, 5 fault, 6 experts, 7 partials, 8 head, 9 logits
+//!      1    1 kind               1 step, 2 rows, 3 samples, 4 close, 5 fault, 6 experts, 7 partials, 8 head, 9 logits,
+//!                               10 mask
 //!      2    1 dtype              0 none, 1 f32 (little-endian), 2 q8_0, 3 q8_k (activations as the kernels take them)
 //!      3    1 class              0 decode, 1 prefill
 //!      4    4 layer              first layer that the rows are the input of; of the experts
 //!      8    8 epoch              of the plan that made the frame
 //!     16    8 step               0 where the frame belongs to no step
-//!     24    4 position           first position of the first segment; number of a request within its step and layer
+//!     24    4 position           first position of the first segment; number of a request within its step and layer;
+//!                               of the token that a mask is for
 //!     28    4 rows               rows in the body, or of the step
 //!     32    4 cols               values per row; 0 without a body
 //!     36    4 segments           entries of the row-to-sequence table, samples or sequences
@@ -28,8 +30,10 @@ use crate::limits;
 use crate::step::{Pooled, Sampled, Step, StepClass};
 
 mod exchange;
+mod mask;
 
 pub use exchange::{Asked, Dtype, ExpertsFrame, HeadFrame, LogitsFrame, PartialsFrame};
+pub use mask::MaskFrame;
 
 /// The version that this program speaks.
 pub const FRAME_VERSION: u8 = 1;
@@ -77,6 +81,8 @@ pub enum FrameKind {
     Head,
     /// Back: logits.
     Logits,
+    /// Coordinator to the last stage: what may be drawn.
+    Mask,
 }
 
 impl FrameKind {
@@ -91,6 +97,7 @@ impl FrameKind {
             FrameKind::Partials => 7,
             FrameKind::Head => 8,
             FrameKind::Logits => 9,
+            FrameKind::Mask => 10,
         }
     }
 
@@ -100,7 +107,9 @@ impl FrameKind {
             FrameKind::Rows | FrameKind::Partials | FrameKind::Logits => &[Dtype::F32],
             FrameKind::Experts | FrameKind::Head => &[Dtype::F32, Dtype::Q8_0, Dtype::Q8K],
             FrameKind::Samples => &[Dtype::None, Dtype::F32],
-            FrameKind::Step | FrameKind::Close | FrameKind::Fault => &[Dtype::None],
+            FrameKind::Step | FrameKind::Close | FrameKind::Fault | FrameKind::Mask => {
+                &[Dtype::None]
+            }
         }
     }
 
@@ -126,6 +135,7 @@ impl FrameKind {
             7 => FrameKind::Partials,
             8 => FrameKind::Head,
             9 => FrameKind::Logits,
+            10 => FrameKind::Mask,
             _ => return None,
         })
     }
@@ -163,6 +173,8 @@ pub enum Frame {
     Head(HeadFrame),
     /// Back.
     Logits(LogitsFrame),
+    /// Coordinator to the last stage.
+    Mask(MaskFrame),
 }
 
 /// The residual stream of a step between two stages.
@@ -311,7 +323,7 @@ impl FrameHeader {
             ));
         }
         let kind =
-            FrameKind::from_code(raw.kind).ok_or_else(|| field("kind", raw.kind, "1 to 9"))?;
+            FrameKind::from_code(raw.kind).ok_or_else(|| field("kind", raw.kind, "1 to 10"))?;
         let class = match raw.class {
             0 => StepClass::Decode,
             1 => StepClass::Prefill,
@@ -399,6 +411,7 @@ impl Frame {
             Frame::Partials(partials) => partials.asked.epoch,
             Frame::Head(head) => head.asked.epoch,
             Frame::Logits(logits) => logits.asked.epoch,
+            Frame::Mask(mask) => mask.epoch,
         }
     }
 
@@ -408,7 +421,7 @@ impl Frame {
         let (class, of_decode) = match self {
             Frame::Step(step) => (step.class, StreamClass::Decode),
             Frame::Rows(rows) => (rows.step.class, StreamClass::Decode),
-            Frame::Samples(_) | Frame::Close(_) | Frame::Fault(_) => {
+            Frame::Samples(_) | Frame::Close(_) | Frame::Fault(_) | Frame::Mask(_) => {
                 (StepClass::Decode, StreamClass::Decode)
             }
             Frame::Experts(experts) => (experts.asked.class, StreamClass::Expert),

@@ -4,6 +4,7 @@
 //! with a cap and with the bytes that really remain before anything is allocated.
 
 mod exchange;
+mod mask;
 mod vectors;
 
 use zerocopy::IntoBytes;
@@ -65,6 +66,7 @@ impl Writer {
             Logits::All => 2,
             Logits::Pool(Pooling::Last) => 3,
             Logits::Pool(Pooling::Mean) => 4,
+            Logits::Masked => 5,
         });
         self.u8(u8::from(s.open.is_some()));
         self.u32s(&s.pages);
@@ -170,6 +172,10 @@ fn outline(frame: &Frame) -> Outline {
         Frame::Logits(f) => {
             exchange::outline(FrameKind::Logits, &f.asked, (Dtype::F32, f.rows, f.cols))
         }
+        Frame::Mask(mask) => Outline {
+            position: mask.position,
+            ..plain(FrameKind::Mask, 0, 0)
+        },
     }
 }
 
@@ -193,6 +199,7 @@ pub(crate) fn encode(frame: &Frame) -> Vec<u8> {
         Frame::Experts(_) | Frame::Partials(_) | Frame::Head(_) | Frame::Logits(_) => {
             w.exchange(frame);
         }
+        Frame::Mask(mask) => w.mask(mask),
     }
     let meta_bytes = w.0.len() - HEADER_BYTES;
     let body_bytes = body.bytes();
@@ -305,12 +312,13 @@ impl<'a> Reader<'a> {
         let rows = self.capped("segment rows", limits::STEP_ROWS_MAX)?;
         let commit = self.capped("commit", limits::STEP_ROWS_MAX)?;
         let provisional = self.capped("provisional", rows)?;
-        let logits = match self.flag("logits", 4)? {
+        let logits = match self.flag("logits", 5)? {
             0 => Logits::None,
             1 => Logits::Last,
             2 => Logits::All,
             3 => Logits::Pool(Pooling::Last),
-            _ => Logits::Pool(Pooling::Mean),
+            4 => Logits::Pool(Pooling::Mean),
+            _ => Logits::Masked,
         };
         let opens = self.flag("open", 1)? == 1;
         let pages = self.u32s("pages", limits::SEGMENT_PAGES_MAX)?;
@@ -476,6 +484,7 @@ pub(crate) fn decode(header: &FrameHeader, payload: &[u8]) -> Result<Frame, Fram
         FrameKind::Partials => r.partials(header, body)?,
         FrameKind::Head => exchange::head(header, body),
         FrameKind::Logits => r.logits(header, body)?,
+        FrameKind::Mask => r.mask(header)?,
     };
     r.end()?;
     Ok(frame)

@@ -12,6 +12,7 @@ mod frame_codec;
 mod groups;
 pub mod ids;
 pub mod limits;
+pub mod mask;
 pub mod step;
 
 pub use groups::GroupSet;

@@ -22,6 +22,8 @@ pub const ROW_EXPERTS_MAX: u32 = 256;
 pub const HEAD_ROWS_MAX: u32 = 16;
 /// Logits of one row.
 pub const LOGITS_MAX: u32 = 1 << 20;
+/// Words of 32 tokens of a token mask.
+pub const MASK_WORDS_MAX: u32 = LOGITS_MAX / 32;
 /// Bytes of the tables that precede the rows of a frame.
 pub const FRAME_META_BYTES_MAX: u32 = 4 << 20;
 /// Bytes of rows in one frame.

@@ -74,6 +74,8 @@ pub enum Logits {
     /// No row is sampled. The rows after the final norm are pooled; the segment that ends the prompt gives the vector.
     /// All segments of a prompt say the same, and none of their rows is provisional.
     Pool(Pooling),
+    /// The last row, drawn under a token mask that comes in a frame of its own.
+    Masked,
 }
 
 /// How the rows of a prompt, after the final norm, become one vector.
@@ -96,7 +98,8 @@ pub struct Open {
 }
 
 /// How a token is drawn from the logits. The order is: bias, suppression, repetition, presence and frequency
-/// penalties, temperature, top-k, top-p, min-p, draw.
+/// penalties, token mask, temperature, top-k, top-p, min-p, draw. Where mask and suppression together leave nothing,
+/// the mask holds alone.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sampling {
     /// 0 means greedy: the largest logit, ties to the lower id.

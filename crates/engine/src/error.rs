@@ -68,6 +68,16 @@ pub enum EngineError {
         /// What was expected.
         expected: u64,
     },
+    /// A token mask does not answer what was asked.
+    #[error("token mask: {what} is {got}, expected {expected}")]
+    Mask {
+        /// Which field.
+        what: &'static str,
+        /// What came.
+        got: u64,
+        /// What was expected.
+        expected: u64,
+    },
     /// The caches asked for cannot be addressed.
     #[error("caches of {pages} pages and {slots} slots do not fit into memory addresses")]
     Caches {

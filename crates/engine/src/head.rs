@@ -9,10 +9,11 @@ use proto::step::{Logits, Sampled, Step};
 
 use crate::EngineError;
 use crate::groups::GroupSet;
+use crate::masks::Known;
 use crate::rows;
 use crate::sample;
 use crate::scratch::{ActSet, sized};
-use crate::sequences::{Sequences, Span};
+use crate::sequences::Span;
 use crate::slice::Weights;
 use crate::weights::Weight;
 
@@ -74,7 +75,7 @@ fn wanted(step: &Step, spans: &[Span]) -> Vec<Wanted> {
     for (index, (segment, span)) in step.segments.iter().zip(spans).enumerate() {
         let from = match segment.logits {
             Logits::None | Logits::Pool(_) => span.rows,
-            Logits::Last => span.rows.saturating_sub(1),
+            Logits::Last | Logits::Masked => span.rows.saturating_sub(1),
             Logits::All => 0,
         };
         for (position, row) in (span.start..).zip(0..span.rows).skip(from) {
@@ -222,7 +223,7 @@ impl Drawing {
     pub fn poll(
         &mut self,
         (weights, head): (&Weights, &HeadWeights),
-        (spans, sequences): (&[Span], &Sequences),
+        known: Known<'_>,
         x: &[f32],
         scratch: &mut HeadScratch,
     ) -> Result<Drawn, EngineError> {
@@ -255,16 +256,26 @@ impl Drawing {
                 self.asked = true;
                 self.met = self.met.and(head.blocks);
             }
-            if self.met != all {
+            if self.met != all || !self.unmasked(known) {
                 return Ok(Drawn::Waiting);
             }
-            self.draw(weights, head.vocab, (spans, sequences))?;
+            self.draw(weights, head.vocab, known)?;
             self.first += rows;
             self.asked = false;
             self.met = GroupSet::none();
         }
         scratch.logits = std::mem::take(&mut self.logits);
         Ok(Drawn::Samples(std::mem::take(&mut self.samples)))
+    }
+
+    /// Whether no mask is missing for the rows under way.
+    fn unmasked(&self, known: Known<'_>) -> bool {
+        let spans = self
+            .under_way()
+            .iter()
+            .map(|want| known.spans.get(want.span));
+        let mut spans = spans.flatten();
+        spans.all(|span| known.masks.ready(span.sequence))
     }
 
     /// Takes the logits of one owner.
@@ -313,7 +324,7 @@ impl Drawing {
         &mut self,
         weights: &Weights,
         vocab: usize,
-        (spans, sequences): (&[Span], &Sequences),
+        known: Known<'_>,
     ) -> Result<(), EngineError> {
         let part = self.under_way();
         let mut drawn = vec![None; part.len()];
@@ -322,21 +333,22 @@ impl Drawing {
             let Some((want, logits)) = rows.get(index) else {
                 return;
             };
-            let sequence = spans.get(want.span).and_then(|s| sequences.get(s.sequence));
-            if let (Some(sequence), [slot]) = (sequence, slot) {
-                let (history, open) = (&sequence.history, &sequence.open);
-                *slot = Some(sample::draw(
-                    weights.exec.isa,
+            let span = known.spans.get(want.span);
+            let sequence = span.and_then(|s| known.sequences.get(s.sequence));
+            if let (Some(span), Some(sequence), [slot]) = (span, sequence, slot) {
+                let drawn_from = sample::From {
                     logits,
-                    history,
-                    open,
-                    want.position,
-                ));
+                    history: &sequence.history,
+                    open: &sequence.open,
+                    mask: known.masks.get(span.sequence),
+                };
+                *slot = Some(sample::draw(weights.exec.isa, &drawn_from, want.position));
             }
         });
         let mut samples = Vec::with_capacity(drawn.len());
         for (want, drawn) in part.iter().zip(drawn) {
-            let span = spans
+            let span = known
+                .spans
                 .get(want.span)
                 .ok_or(EngineError::Turn("without its rows"))?;
             let drawn = drawn.ok_or(EngineError::UnknownSequence(span.sequence.0))?;

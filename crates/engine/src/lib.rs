@@ -13,6 +13,7 @@ mod exchange;
 mod groups;
 mod head;
 mod load;
+mod masks;
 mod moe;
 mod pool;
 mod rows;

@@ -4,10 +4,13 @@
 //! there, the next poll computes what is here; after that the run waits.
 
 use kernels::{Acts, Chunks, Weights as Applied};
+use proto::SequenceId;
+use proto::mask::TokenMask;
 use proto::step::{Pooled, Sampled, Step};
 
 use crate::exchange::{ExpertRequest, Meeting, Partials, Routes};
 use crate::head::{Drawing, Drawn, HeadPart, HeadRequest};
+use crate::masks::{Known, Masks};
 use crate::rows;
 use crate::scratch::sized;
 use crate::sequences::Span;
@@ -31,7 +34,7 @@ pub enum Poll {
     NeedExperts(ExpertRequest),
     /// Send this to the owners of the missing head blocks, then poll again; answers come by [`Run::provide_head`].
     NeedHead(HeadRequest),
-    /// Nothing more to compute until more partial sums or logits are provided.
+    /// Nothing more to compute until more partial sums, logits or token masks are provided.
     Waiting,
     /// Done, on a slice without head: `[rows, hidden]`, the residual stream after the last layer.
     Rows(Vec<f32>),
@@ -67,6 +70,7 @@ pub struct Run {
     x: Vec<f32>,
     /// Of prompts that ended in this step, once all layers are done.
     vectors: Vec<Pooled>,
+    masks: Masks,
     state: State,
 }
 
@@ -93,6 +97,7 @@ impl Run {
         let mut angles = Vec::new();
         slice.weights.rope.fill(&positions, &mut angles);
         Ok(Self {
+            masks: Masks::of(&step),
             step,
             spans,
             angles,
@@ -174,6 +179,23 @@ impl Run {
             (State::Head(drawing), Some(head)) => drawing.take(part, head),
             _ => Err(EngineError::Turn("not waiting for logits")),
         }
+    }
+
+    /// Brings the mask under which the token of a sequence is drawn; `None` where the token is no longer wanted. It may
+    /// come at any time before the run is done, and again.
+    ///
+    /// # Errors
+    /// When the step draws no such token under a mask, or the mask is for a head of another size.
+    pub fn provide_mask(
+        &mut self,
+        slice: &Slice,
+        token: (SequenceId, u32),
+        mask: Option<TokenMask>,
+    ) -> Result<(), EngineError> {
+        let head = slice.weights.head.as_ref();
+        let head = head.ok_or(EngineError::NotHeld("head"))?;
+        let vocab = u32::try_from(head.vocab).unwrap_or(u32::MAX);
+        self.masks.take(token, mask, vocab)
     }
 
     /// Norm of all rows into `scratch.normed`; no quantised form of them exists yet.
@@ -305,7 +327,11 @@ impl Run {
             ..
         } = slice;
         let head = weights.head.as_ref().ok_or(EngineError::NotHeld("head"))?;
-        let known = (self.spans.as_slice(), &*sequences);
+        let known = Known {
+            spans: &self.spans,
+            sequences,
+            masks: &self.masks,
+        };
         let drawn = drawing.poll((weights, head), known, &self.x, &mut scratch.head)?;
         Ok(match drawn {
             Drawn::Samples(samples) => {

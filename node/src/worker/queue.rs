@@ -6,9 +6,11 @@
 use std::collections::VecDeque;
 
 use engine::{Input, Run};
-use proto::frame::{Asked, ExpertsFrame, HeadFrame};
+use proto::frame::{Asked, ExpertsFrame, HeadFrame, MaskFrame};
 use proto::step::{Step, StepClass};
 use proto::{NodeId, SequenceId, StepId};
+
+use super::masks::{Early, draws};
 
 /// Steps that wait; the session never sends so many.
 const STEPS_MAX: usize = 1024;
@@ -59,6 +61,8 @@ pub(super) struct Queue {
     runs: Vec<Active>,
     requests: VecDeque<(NodeId, Request)>,
     steps: VecDeque<Start>,
+    /// Masks whose step has not begun.
+    pub early: Early,
 }
 
 fn shares(a: &Step, b: &Step) -> bool {
@@ -151,6 +155,18 @@ impl Queue {
             .position(|active| active.run.step().id == step)
     }
 
+    /// The run that draws the token of a mask.
+    pub fn run_drawing(&self, mask: &MaskFrame) -> Option<usize> {
+        let of = |active: &Active| draws(active.run.step(), mask);
+        self.runs.iter().position(of)
+    }
+
+    /// The masks that came before a run.
+    pub fn early_masks(&mut self, at: usize) -> VecDeque<MaskFrame> {
+        let run = self.runs.get(at);
+        run.map_or_else(VecDeque::new, |active| self.early.take(active.run.step()))
+    }
+
     /// Takes a run that is over. Its place must be one that was given for it.
     pub fn end_run(&mut self, at: usize) -> Run {
         self.runs.remove(at).run
@@ -161,6 +177,7 @@ impl Queue {
         let of = |step: &Step| step.segments.iter().any(|s| s.sequence == sequence);
         self.runs.retain(|active| !of(active.run.step()));
         self.steps.retain(|start| !of(&start.step));
+        self.early.forget(sequence);
     }
 }
 

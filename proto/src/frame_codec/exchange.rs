@@ -43,7 +43,7 @@ pub(super) fn body(frame: &Frame) -> Body<'_> {
         Frame::Experts(f) => Body::Bytes(&f.bytes),
         Frame::Head(f) => Body::Bytes(&f.bytes),
         Frame::Samples(f) => Body::Vectors(&f.vectors),
-        Frame::Step(_) | Frame::Close(_) | Frame::Fault(_) => Body::None,
+        Frame::Step(_) | Frame::Close(_) | Frame::Fault(_) | Frame::Mask(_) => Body::None,
     }
 }
 

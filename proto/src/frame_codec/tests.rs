@@ -3,9 +3,12 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::frame::{Asked, ExpertsFrame, HeadFrame, LogitsFrame, PartialsFrame, StreamClass};
+use crate::frame::{
+    Asked, ExpertsFrame, HeadFrame, LogitsFrame, MaskFrame, PartialsFrame, StreamClass,
+};
 use crate::groups::GroupSet;
 use crate::ids::{Epoch, StepId};
+use crate::mask::TokenMask;
 use crate::step::Pooled;
 
 fn sample_step() -> Step {
@@ -73,7 +76,10 @@ fn put(bytes: &mut [u8], at: usize, value: u32) {
 
 #[test]
 fn every_kind_survives_the_wire() {
+    let mut masked = sample_step();
+    masked.segments[0].logits = Logits::Masked;
     let frames = [
+        Frame::Step(masked),
         Frame::Step(sample_step()),
         rows_frame(),
         Frame::Samples(SamplesFrame {
@@ -103,7 +109,12 @@ fn every_kind_survives_the_wire() {
             text: "the model file changed".into(),
         }),
     ];
-    for frame in frames.into_iter().chain(exchange_frames()) {
+    let masks = [
+        mask_frame(Some(vec![0x8000_0001, 7])),
+        mask_frame(None),
+        mask_frame(Some(vec![u32::MAX; limits::MASK_WORDS_MAX as usize])),
+    ];
+    for frame in frames.into_iter().chain(exchange_frames()).chain(masks) {
         assert_eq!(read(&frame.encode()).unwrap(), frame);
     }
 }
@@ -149,7 +160,7 @@ fn how_a_segment_is_pooled_survives_the_wire() {
         assert_eq!(read(&frame.encode()).unwrap(), frame);
     }
     let mut bytes = Frame::Step(sample_step()).encode();
-    bytes[HEADER_BYTES + 8 + 5 * 4] = 5;
+    bytes[HEADER_BYTES + 8 + 5 * 4] = 6;
     assert!(read(&bytes).is_err(), "an unknown way");
 }
 
@@ -191,6 +202,15 @@ fn vectors_that_lie_are_refused() {
     put(&mut bytes, 28, 1);
     put(&mut bytes, 36, 0);
     assert!(read(&bytes).is_err(), "rows without bytes");
+}
+
+fn mask_frame(words: Option<Vec<u32>>) -> Frame {
+    Frame::Mask(MaskFrame {
+        epoch: Epoch(3),
+        sequence: SequenceId(7),
+        position: 66,
+        mask: words.map(|words| TokenMask::new(words).unwrap()),
+    })
 }
 
 fn asked() -> Asked {
@@ -341,6 +361,50 @@ fn the_bytes_of_a_close_frame_are_fixed() {
 }
 
 #[test]
+fn the_bytes_of_a_mask_frame_are_fixed() {
+    let mut expected = vec![1, 10, 0, 0, 0, 0, 0, 0];
+    expected.extend([3, 0, 0, 0, 0, 0, 0, 0]);
+    expected.extend([0; 8]);
+    expected.extend([66, 0, 0, 0]);
+    expected.extend([0; 8 + 4]);
+    expected.extend([20, 0, 0, 0, 0, 0, 0, 0]);
+    expected.extend([7, 0, 0, 0, 0, 0, 0, 0]);
+    expected.extend([2, 0, 0, 0, 1, 0, 0, 0x80, 7, 0, 0, 0]);
+    assert_eq!(mask_frame(Some(vec![0x8000_0001, 7])).encode(), expected);
+}
+
+#[test]
+fn masks_that_lie_are_refused() {
+    let good = mask_frame(Some(vec![1, 0, 2])).encode();
+    let words = HEADER_BYTES + 8;
+    let cases: [(&str, usize, u32); 7] = [
+        ("more words than there are", words, 4),
+        ("fewer words than there are", words, 2),
+        ("none where there are some", words, 0),
+        ("too many words", words, limits::MASK_WORDS_MAX + 1),
+        (
+            "a position out of bounds",
+            24,
+            limits::SEQUENCE_POSITIONS_MAX + 1,
+        ),
+        ("a body", 44, 4),
+        ("shorter tables", 40, 20),
+    ];
+    for (what, at, value) in cases {
+        let mut bytes = good.clone();
+        put(&mut bytes, at, value);
+        assert!(read(&bytes).is_err(), "{what}");
+    }
+    let mut nothing = good;
+    put(&mut nothing, words + 4, 0);
+    put(&mut nothing, words + 12, 0);
+    assert_eq!(
+        read(&nothing).unwrap_err().to_string(),
+        "frame field 'mask words' is 0, expected at least one token that may be drawn"
+    );
+}
+
+#[test]
 fn headers_that_lie_are_refused() {
     let cases: [(&str, usize, u32); 9] = [
         ("version", 0, 0x0101_0202),
@@ -358,7 +422,7 @@ fn headers_that_lie_are_refused() {
         put(&mut bytes, at, value);
         assert!(read(&bytes).is_err(), "{what} = {value}");
     }
-    for (at, value) in [(1, 9u8), (1, 0), (2, 0), (2, 7), (3, 2)] {
+    for (at, value) in [(1, 9u8), (1, 10), (1, 11), (1, 0), (2, 0), (2, 7), (3, 2)] {
         let mut bytes = rows_frame().encode();
         bytes[at] = value;
         assert!(read(&bytes).is_err(), "byte {at} = {value}");
@@ -384,7 +448,8 @@ fn a_count_in_the_tables_is_checked_before_it_is_believed() {
 #[test]
 fn every_truncation_is_an_error() {
     let others = [rows_frame(), Frame::Samples(vectors_frame())];
-    for frame in exchange_frames().into_iter().chain(others) {
+    let masks = [mask_frame(Some(vec![1, 2])), mask_frame(None)];
+    for frame in exchange_frames().into_iter().chain(others).chain(masks) {
         let bytes = frame.encode();
         for cut in 0..bytes.len() {
             assert!(read(&bytes[..cut]).is_err(), "{cut} of {frame:?}");
@@ -403,10 +468,10 @@ fn a_segment_without_rows_is_refused() {
 proptest! {
     #[test]
     fn no_bytes_make_the_reader_panic(
-        kind in 0usize..6,
+        kind in 0usize..7,
         noise in proptest::collection::vec((0usize..200, any::<u8>()), 1..8),
     ) {
-        let others = [rows_frame(), Frame::Samples(vectors_frame())];
+        let others = [rows_frame(), Frame::Samples(vectors_frame()), mask_frame(Some(vec![5, 0, 6]))];
         let frame = exchange_frames().into_iter().chain(others).nth(kind).unwrap();
         let mut bytes = frame.encode();
         for (at, value) in noise {
