@@ -12,6 +12,9 @@ pub struct Config {
     pub queue_deadline: Duration,
     /// How long a step may be under way before its requests fail and [`crate::Output::Suspect`] is told.
     pub step_deadline: Duration,
+    /// How long a step may be under way without the mask of one of its tokens before that token's request fails. Bounds
+    /// what a constraint can hold up those who share its step.
+    pub mask_deadline: Duration,
 }
 
 impl Default for Config {
@@ -20,6 +23,7 @@ impl Default for Config {
             queue_max: 64,
             queue_deadline: Duration::from_secs(600),
             step_deadline: Duration::from_secs(120),
+            mask_deadline: Duration::from_secs(5),
         }
     }
 }

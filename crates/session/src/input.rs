@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use proto::frame::{FaultFrame, SamplesFrame};
+use proto::mask::TokenMask;
 use proto::step::{Pooling, Sampling};
 use proto::{Epoch, RequestId, limits};
 use thiserror::Error;
@@ -37,11 +38,38 @@ pub enum Input {
     Done(SamplesFrame),
     /// Some stage could not run a step.
     Fault(FaultFrame),
+    /// What may be drawn as the next token of a choice. It may come before or after the step that draws it. One is wanted
+    /// for the first token of every choice of a constrained request once it is accepted, and then after every token that
+    /// is not the last.
+    Mask {
+        /// Which token.
+        token: MaskedToken,
+        /// What may be drawn.
+        mask: TokenMask,
+    },
+    /// The masks of a request cannot be made: it fails with `constraint_failed`.
+    Unmaskable {
+        /// Which request.
+        request: RequestId,
+        /// Why, for people; nothing of prompt, answer or constraint.
+        text: String,
+    },
     /// A planned change is coming: start no new sequence until the next `Ready`, keep the queue. When
     /// [`crate::Session::is_idle`] says so, the epoch can be replaced without hurting anybody.
     Hold,
     /// The service is closing: what waits fails with `draining`, what runs may end. Not taken back.
     Drain,
+}
+
+/// A token that is to be drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MaskedToken {
+    /// Of which request.
+    pub request: RequestId,
+    /// Of which of its choices, from 0.
+    pub choice: u32,
+    /// The position that it will have.
+    pub position: u32,
 }
 
 /// A request as it comes from the API: token ids in, token ids out.
@@ -66,6 +94,8 @@ pub struct Submission {
     pub stop_ids: Vec<u32>,
     /// How tokens are drawn. The session sets `choice`, and `suppress` with `suppress_until` from `min_tokens`.
     pub sampling: Sampling,
+    /// Whether every token is drawn under a mask, told by [`Input::Mask`].
+    pub constrained: bool,
 }
 
 /// What a loaded pipeline can hold.
@@ -127,6 +157,10 @@ pub enum InputError {
         /// The choice.
         choice: u32,
     },
+    /// No mask is awaited for this token: the request is not constrained, the token is drawn already or not the next, or
+    /// its mask came before.
+    #[error("no mask is awaited for position {} of choice {} of request {}", .0.position, .0.choice, .0.request)]
+    MaskNotAwaited(MaskedToken),
     /// Epochs only go up.
     #[error("epoch {got} came after epoch {last}: a larger one was expected")]
     EpochNotNewer {

@@ -18,7 +18,7 @@
 //! session.handle_input(now, Input::Submit(Submission {
 //!     request: RequestId(7), person: session::Person::default(), prompt: Arc::from([1, 2, 3]), pooling: None,
 //!     choices: 1, max_tokens: Some(8),
-//!     min_tokens: 0, stop_ids: vec![0], sampling: proto::step::Sampling::default(),
+//!     min_tokens: 0, stop_ids: vec![0], sampling: proto::step::Sampling::default(), constrained: false,
 //! }))?;
 //! assert!(matches!(session.poll_output(), Some(Output::Accepted { .. })));
 //! assert!(matches!(session.poll_output(), Some(Output::Send(step)) if step.tokens == [1, 2, 3]));
@@ -40,7 +40,7 @@ mod session;
 mod shares;
 
 pub use config::Config;
-pub use input::{Capacity, Input, InputError, Submission};
+pub use input::{Capacity, Input, InputError, MaskedToken, Submission};
 pub use output::{Counters, ErrorCode, FinishReason, Load, Output, Retry, SessionError};
 pub use person::{Person, Priority};
 pub use session::Session;

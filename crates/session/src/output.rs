@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use proto::frame::MaskFrame;
 use proto::step::{Sampled, Step};
 use proto::{Epoch, RequestId, SequenceId, StepId};
 use thiserror::Error;
@@ -11,6 +12,9 @@ use thiserror::Error;
 pub enum Output {
     /// To stage 0.
     Send(Step),
+    /// To the last stage. Comes after the step that draws the token; one for each `Masked` segment of a step that did not
+    /// fail before.
+    Mask(MaskFrame),
     /// To every stage: these sequences are over; none of their steps is under way. Comes before any step that uses
     /// their pages or slots again.
     Close {
@@ -120,6 +124,10 @@ pub enum ErrorCode {
     StepTimeout,
     /// The last stage answered with tokens or vectors that nobody asked for.
     BadSamples,
+    /// The tokens that a constraint allows could not be said in time.
+    ConstraintTimeout,
+    /// The tokens that a constraint allows cannot be said.
+    ConstraintFailed,
     /// The service is closing.
     Draining,
 }
@@ -137,6 +145,8 @@ impl ErrorCode {
             ErrorCode::StepFailed => "step_failed",
             ErrorCode::StepTimeout => "step_timeout",
             ErrorCode::BadSamples => "bad_samples",
+            ErrorCode::ConstraintTimeout => "constraint_timeout",
+            ErrorCode::ConstraintFailed => "constraint_failed",
             ErrorCode::Draining => "draining",
         }
     }
@@ -145,14 +155,17 @@ impl ErrorCode {
     #[must_use]
     pub fn retry(self) -> Retry {
         match self {
-            ErrorCode::ContextLengthExceeded | ErrorCode::InvalidRequest => Retry::Never,
+            ErrorCode::ContextLengthExceeded
+            | ErrorCode::InvalidRequest
+            | ErrorCode::ConstraintFailed => Retry::Never,
             ErrorCode::Draining => Retry::RetryElsewhere,
             ErrorCode::QueueFull
             | ErrorCode::QueueTimeout
             | ErrorCode::NodeLost
             | ErrorCode::StepFailed
             | ErrorCode::StepTimeout
-            | ErrorCode::BadSamples => Retry::Retry,
+            | ErrorCode::BadSamples
+            | ErrorCode::ConstraintTimeout => Retry::Retry,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use proto::mask::TokenMask;
 use proto::step::Sampling;
 use proto::{SequenceId, limits};
 
@@ -19,11 +20,13 @@ pub(crate) struct Request {
     /// When it fails unless a choice has started.
     pub queued_until: Duration,
     choices: Vec<Choice>,
+    /// Of each choice, for its next token, come before the step that draws it.
+    masks: Vec<Option<TokenMask>>,
 }
 
 /// Where a choice stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Choice {
+pub(crate) enum Choice {
     Waiting,
     Running(SequenceId),
     Over,
@@ -34,10 +37,12 @@ impl Request {
     pub fn new(submission: Submission, queued_until: Duration) -> Result<Self, SessionError> {
         check(&submission)?;
         let choices = vec![Choice::Waiting; submission.choices as usize];
+        let masks = vec![None; choices.len()];
         Ok(Self {
             submission,
             queued_until,
             choices,
+            masks,
         })
     }
 
@@ -139,7 +144,30 @@ impl Request {
             Choice::Running(sequence) => Some(sequence),
         };
         *slot = Choice::Over;
+        self.take_mask(choice);
         Some(sequence)
+    }
+
+    /// Where a choice stands; `None` if it never was.
+    pub fn choice(&self, choice: u32) -> Option<Choice> {
+        self.choices.get(choice as usize).copied()
+    }
+
+    /// Whether the mask of a choice's next token is here.
+    pub fn has_mask(&self, choice: u32) -> bool {
+        self.masks.get(choice as usize).is_some_and(Option::is_some)
+    }
+
+    /// Keeps the mask of a choice's next token until the step that draws it is sent.
+    pub fn hold_mask(&mut self, choice: u32, mask: TokenMask) {
+        if let Some(held) = self.masks.get_mut(choice as usize) {
+            *held = Some(mask);
+        }
+    }
+
+    /// The mask of a choice's next token, if it is here.
+    pub fn take_mask(&mut self, choice: u32) -> Option<TokenMask> {
+        self.masks.get_mut(choice as usize)?.take()
     }
 }
 

@@ -2,6 +2,8 @@
 //!
 //! The one idea: `tokens` and `sampling` are the truth from which everything on the nodes could be rebuilt.
 
+use std::time::Duration;
+
 use proto::step::{Logits, Open, Pooling, Sampled, Sampling, Segment};
 use proto::{RequestId, SequenceId};
 
@@ -32,6 +34,10 @@ pub(crate) struct Sequence {
     pub progress: Progress,
     /// Steps under way that have a segment of it.
     pub in_flight: u32,
+    /// What its drawn rows ask for.
+    pub logits: Logits,
+    /// Until when the mask of the token under way has to come, if it has not.
+    pub unmasked_until: Option<Duration>,
 }
 
 /// How far a sequence is.
@@ -63,6 +69,17 @@ pub(crate) enum Gives {
     Vector,
 }
 
+/// How far the next token of a choice is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Drawing {
+    /// It will be at this position; no step draws it yet.
+    Next(u32),
+    /// A step under way draws the token at this position and waits for its mask.
+    Awaits(SequenceId, u32),
+    /// A step under way draws it, its mask has gone.
+    Sent,
+}
+
 /// Rows of one sequence for a step.
 #[derive(Debug)]
 pub(crate) struct Rows {
@@ -88,7 +105,7 @@ impl Sequence {
         let (logits, gives) = match (self.pooling, is_last) {
             (Some(pooling), true) => (Logits::Pool(pooling), Gives::Vector),
             (Some(pooling), false) => (Logits::Pool(pooling), Gives::Nothing),
-            (None, true) => (Logits::Last, Gives::Token(end)),
+            (None, true) => (self.logits, Gives::Token(end)),
             (None, false) => (Logits::None, Gives::Nothing),
         };
         Some(self.rows(pool, start..end, (logits, gives)))
@@ -101,7 +118,7 @@ impl Sequence {
         }
         self.progress = Progress::Drawing;
         let end = len_u32(self.tokens.len());
-        let wanted = (Logits::Last, Gives::Token(end));
+        let wanted = (self.logits, Gives::Token(end));
         Some(self.rows(pool, end.saturating_sub(1)..end, wanted))
     }
 
@@ -151,6 +168,19 @@ impl Sequence {
     /// Whether somebody waits for its next token, and for nothing else.
     pub fn answers(&self) -> bool {
         self.progress == Progress::Prompted || self.decodes()
+    }
+
+    /// Which token is drawn next, and how far that is.
+    pub fn drawing(&self) -> Option<Drawing> {
+        let position = len_u32(self.tokens.len());
+        match self.progress {
+            Progress::Prefilling { .. } | Progress::Ready => Some(Drawing::Next(position)),
+            Progress::Prompted | Progress::Drawing => Some(match self.unmasked_until {
+                Some(_) => Drawing::Awaits(self.id, position),
+                None => Drawing::Sent,
+            }),
+            Progress::Closing => None,
+        }
     }
 
     /// Whether it is past its prompt.

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use proto::frame::SamplesFrame;
-use proto::step::{Sampled, Segment, Step, StepClass};
+use proto::step::{Logits, Sampled, Segment, Step, StepClass};
 use proto::{RequestId, SequenceId, StepId, limits};
 
 use crate::input::Capacity;
@@ -18,6 +18,8 @@ use crate::request::{Request, len_u32};
 use crate::schedule::View;
 use crate::sequence::{Gives, Progress, Rows, Sequence};
 use crate::shares::Shares;
+
+pub(crate) use crate::sequence::Drawing;
 
 /// Prompts that share one prefill step; bounds what one fault can end, and the tables of a frame.
 const PREFILL_SEGMENTS_MAX: usize = 32;
@@ -42,6 +44,8 @@ pub(crate) struct Serving {
     last_step: StepId,
     prefills_sent: u64,
     closed: Vec<SequenceId>,
+    /// Tokens under way that nobody wants any more and that still wait for a mask.
+    released: Vec<(SequenceId, u32)>,
 }
 
 /// Whether new sequences may start in this epoch.
@@ -68,6 +72,8 @@ pub(crate) struct InFlight {
     prefills_before: u64,
     /// Prefill steps that were under way when it was sent.
     prefills_beside: u32,
+    /// Told when it ends: whether a token of it was drawn before its mask had gone.
+    pub drawn_unmasked: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,6 +119,7 @@ impl Serving {
             last_step: StepId(0),
             prefills_sent: 0,
             closed: Vec::new(),
+            released: Vec::new(),
         }
     }
 
@@ -173,6 +180,11 @@ impl Serving {
             table,
             progress: Progress::Prefilling { next: 0 },
             in_flight: 0,
+            logits: match submission.constrained {
+                true => Logits::Masked,
+                false => Logits::Last,
+            },
+            unmasked_until: None,
         };
         self.sequences.insert(id, sequence);
         self.prefilling.push_back(id);
@@ -305,6 +317,7 @@ impl Serving {
             rows: parts.iter().map(|p| p.segment.rows).sum(),
             prefills_before: self.prefills_sent,
             prefills_beside: self.in_flight_of(StepClass::Prefill),
+            drawn_unmasked: false,
         };
         self.in_flight.insert(self.last_step, in_flight);
         let (segments, tokens): (Vec<Segment>, Vec<Vec<u32>>) =
@@ -326,7 +339,12 @@ impl Serving {
 
     /// A step has ended, one way or the other. `None` if it is not under way.
     pub fn settle(&mut self, step: StepId) -> Option<InFlight> {
-        let ended = self.in_flight.remove(&step)?;
+        let mut ended = self.in_flight.remove(&step)?;
+        for (id, _) in &ended.draws {
+            let sequence = self.sequences.get_mut(id);
+            let awaited = sequence.and_then(|sequence| sequence.unmasked_until.take());
+            ended.drawn_unmasked |= awaited.is_some();
+        }
         for id in &ended.sequences {
             if let Some(sequence) = self.sequences.get_mut(id) {
                 sequence.in_flight -= 1;
@@ -365,8 +383,55 @@ impl Serving {
         self.ready.retain(|other| *other != id);
         if let Some(sequence) = self.sequences.get_mut(&id) {
             sequence.progress = Progress::Closing;
+            if sequence.unmasked_until.take().is_some() {
+                let position = len_u32(sequence.tokens.len());
+                self.released.push((id, position));
+            }
         }
         self.close_if_over(id);
+    }
+
+    /// The request and choice that a sequence belongs to.
+    pub fn owner(&self, id: SequenceId) -> Option<(RequestId, u32)> {
+        let sequence = self.sequences.get(&id)?;
+        Some((sequence.request, sequence.choice))
+    }
+
+    /// How far the next token of a sequence is. `None` if it is over.
+    pub fn drawing(&self, id: SequenceId) -> Option<Drawing> {
+        self.sequences.get(&id)?.drawing()
+    }
+
+    /// A step that draws a token went out without its mask.
+    pub fn await_mask(&mut self, id: SequenceId, until: Duration) {
+        if let Some(sequence) = self.sequences.get_mut(&id) {
+            sequence.unmasked_until = Some(until);
+        }
+    }
+
+    /// The mask of the token under way goes out.
+    pub fn mask_came(&mut self, id: SequenceId) {
+        if let Some(sequence) = self.sequences.get_mut(&id) {
+            sequence.unmasked_until = None;
+        }
+    }
+
+    /// The earliest time by which a mask has to come.
+    pub fn mask_deadline(&self) -> Option<Duration> {
+        let sequences = self.sequences.values();
+        sequences.filter_map(|s| s.unmasked_until).min()
+    }
+
+    /// Sequences whose mask is overdue.
+    pub fn unmasked(&self, now: Duration) -> Vec<SequenceId> {
+        let late = |s: &&Sequence| s.unmasked_until.is_some_and(|until| until <= now);
+        let late = self.sequences.values().filter(late);
+        late.map(|sequence| sequence.id).collect()
+    }
+
+    /// Tokens that nobody wants any more since the last call, and whose rows wait for a mask.
+    pub fn take_released(&mut self) -> Vec<(SequenceId, u32)> {
+        std::mem::take(&mut self.released)
     }
 
     fn close_if_over(&mut self, id: SequenceId) {

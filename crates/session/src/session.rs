@@ -18,7 +18,7 @@ use crate::schedule::{self, Next};
 use crate::serving::{Admission, Sending, Serving};
 
 mod answer;
-
+mod masks;
 mod requests;
 
 /// Schedules all requests of one model in one household.
@@ -97,6 +97,8 @@ impl Session {
             Input::Lost { reason } => self.lost(&reason)?,
             Input::Done(samples) => self.done(now, samples),
             Input::Fault(fault) => self.fault(fault),
+            Input::Mask { token, mask } => self.masked(token, mask)?,
+            Input::Unmaskable { request, text } => self.unmaskable(request, text)?,
             Input::Hold => {
                 let serving = self.pipeline.serving_mut().ok_or(InputError::NotServing)?;
                 serving.admission = Admission::Held;
@@ -131,6 +133,7 @@ impl Session {
                 });
             }
         }
+        self.fail_unmasked(now);
         let late = |request: &RequestId| {
             self.requests
                 .get(request)
@@ -160,8 +163,10 @@ impl Session {
             .filter(|r| !r.started())
             .map(|r| r.queued_until)
             .min();
-        let step = self.pipeline.serving().and_then(Serving::deadline);
-        queue.into_iter().chain(step).min()
+        let serving = self.pipeline.serving();
+        let step = serving.and_then(Serving::deadline);
+        let mask = serving.and_then(Serving::mask_deadline);
+        queue.into_iter().chain(step).chain(mask).min()
     }
 
     /// Whether it was drained and everything has ended.
@@ -264,6 +269,7 @@ impl Session {
 
     /// Does all that has become possible.
     fn advance(&mut self, now: Duration) {
+        self.release_unmasked();
         self.announce_closed();
         self.start_waiting();
         self.tell_places();
@@ -287,7 +293,9 @@ impl Session {
                     self.counters.prompt_tokens += u64::from(step.rows());
                 }
             }
+            let masked = masks::drawn(&step);
             self.outputs.push_back(Output::Send(step));
+            self.bring_masks(now, &masked);
         }
     }
 

@@ -29,12 +29,15 @@ fn config() -> Config {
         queue_max: 8,
         queue_deadline: Duration::from_secs(20),
         step_deadline: Duration::from_secs(2),
+        mask_deadline: Duration::from_secs(1),
     }
 }
 
 /// Counts of one schedule.
 struct Outcome {
     completed: u64,
+    /// Requests that failed for want of a mask, and because it could not be made.
+    unmasked: [u64; 2],
     counters: Counters,
 }
 
@@ -47,6 +50,10 @@ fn schedule(seed: u64, chaos: Chaos) -> Outcome {
         world.settle();
         Outcome {
             completed: world.watch.completed,
+            unmasked: ["constraint_timeout", "constraint_failed"].map(|code| {
+                let failures = (1..=14).filter_map(|id| world.watch.failure(RequestId(id)));
+                failures.filter(|failure| *failure == code).count() as u64
+            }),
             counters: world.session.counters(),
         }
     }));
@@ -63,6 +70,9 @@ fn rough() -> Chaos {
         lose: 6,
         hold: 6,
         leave: 4,
+        no_mask: 150,
+        late_mask: 60,
+        unmaskable: 200,
     }
 }
 
@@ -82,6 +92,10 @@ fn every_completed_answer_is_the_answer_of_a_run_alone() {
     assert!(total(&outcomes, |c| c.overdue_steps) > 500);
     assert!(total(&outcomes, |c| c.stale_answers) > 5000);
     assert!(total(&outcomes, |c| c.bad_answers) > 100);
+    for kind in 0..2 {
+        let failed: u64 = outcomes.iter().map(|o| o.unmasked[kind]).sum();
+        assert!(failed > 100, "{failed} failed by constraint, kind {kind}");
+    }
 }
 
 #[test]
@@ -135,6 +149,7 @@ fn prompt_of(request: u64, len: u32, max_tokens: u32) -> Submission {
             seed: request,
             ..Sampling::default()
         },
+        constrained: false,
     }
 }
 

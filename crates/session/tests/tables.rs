@@ -11,13 +11,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use proto::frame::{FaultFrame, SamplesFrame};
+use proto::frame::{FaultFrame, MaskFrame, SamplesFrame};
 use proto::limits;
+use proto::mask::TokenMask;
 use proto::step::{Logits, Sampled, Sampling, Step, StepClass};
 use proto::{Epoch, RequestId, SequenceId, StepId};
 use session::{
-    Capacity, Config, ErrorCode, FinishReason, Input, InputError, Output, Person, Retry, Session,
-    Submission,
+    Capacity, Config, ErrorCode, FinishReason, Input, InputError, MaskedToken, Output, Person,
+    Retry, Session, Submission,
 };
 
 const STOP: u32 = 9;
@@ -44,6 +45,7 @@ fn submission(request: u64, prompt: u32) -> Submission {
         min_tokens: 0,
         stop_ids: vec![STOP],
         sampling: Sampling::default(),
+        constrained: false,
     }
 }
 
@@ -62,6 +64,7 @@ impl Bench {
                 queue_max: 3,
                 queue_deadline: Duration::from_secs(30),
                 step_deadline: Duration::from_secs(10),
+                mask_deadline: Duration::from_secs(4),
             }),
             now: Duration::ZERO,
             steps: Vec::new(),
@@ -135,7 +138,7 @@ impl Bench {
 }
 
 fn samples(step: &Step, token: u32) -> SamplesFrame {
-    let wants = step.segments.iter().filter(|s| s.logits == Logits::Last);
+    let wants = step.segments.iter().filter(|s| s.logits != Logits::None);
     let sampled = wants.map(|s| Sampled {
         sequence: s.sequence,
         position: s.start + s.rows,
@@ -971,4 +974,227 @@ fn request_ids_are_used_once_while_they_live() {
     bench.submit(submission(1, 3));
     let told = bench.tell(Input::Submit(submission(1, 3)));
     assert_eq!(told, Err(InputError::DuplicateRequest(RequestId(1))));
+}
+
+fn constrained(request: u64, prompt: u32) -> Submission {
+    Submission {
+        constrained: true,
+        ..submission(request, prompt)
+    }
+}
+
+fn token(request: u64, choice: u32, position: u32) -> MaskedToken {
+    MaskedToken {
+        request: RequestId(request),
+        choice,
+        position,
+    }
+}
+
+fn some_mask() -> TokenMask {
+    TokenMask::new([1 << 9]).unwrap()
+}
+
+fn mask_of(token: MaskedToken) -> Input {
+    let mask = some_mask();
+    Input::Mask { token, mask }
+}
+
+/// The masks that were sent since the last look: for which sequence, at which position, whether any token may be drawn.
+fn sent_masks(bench: &mut Bench) -> Vec<(u64, u32, bool)> {
+    let outputs = bench.take();
+    let mask = |output: &Output| match output {
+        Output::Mask(MaskFrame {
+            epoch,
+            sequence,
+            position,
+            mask,
+        }) => {
+            assert_eq!(*epoch, Epoch(5));
+            assert!(mask.as_ref().is_none_or(|mask| *mask == some_mask()));
+            Some((sequence.0, *position, mask.is_none()))
+        }
+        _ => None,
+    };
+    let masks = outputs.iter().filter_map(mask).collect();
+    bench.others.extend(outputs);
+    masks
+}
+
+#[test]
+fn a_step_goes_out_without_its_mask_and_the_mask_follows() {
+    let mut bench = Bench::ready(capacity());
+    bench.submit(constrained(1, 3));
+    let step = bench.step();
+    assert_eq!(step.segments[0].logits, Logits::Masked);
+    assert_eq!(sent_masks(&mut bench), []);
+    bench.tell(mask_of(token(1, 0, 3))).unwrap();
+    let sequence = step.segments[0].sequence.0;
+    assert_eq!(sent_masks(&mut bench), [(sequence, 3, false)]);
+    bench.take();
+    bench.answer(&step, 50);
+    let step = bench.step();
+    assert_eq!(step.segments[0].logits, Logits::Masked);
+    bench.tell(mask_of(token(1, 0, 4))).unwrap();
+    assert_eq!(sent_masks(&mut bench), [(sequence, 4, false)]);
+    assert_eq!(bench.session.poll_timeout(), Some(Duration::from_secs(10)));
+}
+
+#[test]
+fn a_mask_that_comes_before_its_step_goes_out_with_it() {
+    let mut bench = Bench::bare();
+    bench.submit(constrained(1, 250));
+    bench.tell(mask_of(token(1, 0, 250))).unwrap();
+    bench.tell(Input::Ready(capacity())).unwrap();
+    let steps = bench.take_steps();
+    let masks = |bench: &mut Bench| sent_masks(bench).len();
+    assert_eq!(
+        (steps.len(), masks(&mut bench)),
+        (2, 0),
+        "two chunks are sent"
+    );
+    bench.answer(&steps[0], 0);
+    let last = bench.step();
+    assert_eq!(last.segments[0].logits, Logits::Masked);
+    assert_eq!(masks(&mut bench), 1, "with the chunk that draws");
+}
+
+#[test]
+fn masks_that_nobody_waits_for_are_told_and_change_nothing() {
+    let mut bench = Bench::ready(Capacity {
+        slots: 1,
+        ..capacity()
+    });
+    bench.submit(Submission {
+        choices: 2,
+        ..constrained(1, 3)
+    });
+    bench.submit(submission(2, 3));
+    bench.tell(mask_of(token(1, 0, 3))).unwrap();
+    bench.tell(mask_of(token(1, 1, 3))).unwrap();
+    assert_eq!(
+        sent_masks(&mut bench).len(),
+        1,
+        "the other choice has no step yet"
+    );
+    bench.take();
+    let not_awaited = |token| Err(InputError::MaskNotAwaited(token));
+    let cases = [
+        (
+            token(9, 0, 3),
+            Err(InputError::UnknownRequest(RequestId(9))),
+        ),
+        (
+            token(1, 2, 3),
+            Err(InputError::UnknownChoice {
+                request: RequestId(1),
+                choice: 2,
+            }),
+        ),
+        (token(1, 0, 3), not_awaited(token(1, 0, 3))),
+        (token(1, 0, 4), not_awaited(token(1, 0, 4))),
+        (token(1, 1, 3), not_awaited(token(1, 1, 3))),
+        (token(1, 1, 4), not_awaited(token(1, 1, 4))),
+        (token(2, 0, 3), not_awaited(token(2, 0, 3))),
+    ];
+    for (token, expected) in cases {
+        assert_eq!(bench.tell(mask_of(token)), expected);
+    }
+    assert_eq!(sent_masks(&mut bench), []);
+    let step = bench.step();
+    bench.answer(&step, STOP);
+    assert_eq!(
+        sent_masks(&mut bench).len(),
+        1,
+        "the second choice has its step now"
+    );
+}
+
+#[test]
+fn whoever_ends_before_the_mask_comes_releases_the_row() {
+    type End = fn(&mut Bench);
+    let ends: [(&str, End); 4] = [
+        ("cancelled", |bench| {
+            let request = RequestId(1);
+            bench.tell(Input::Cancel { request }).unwrap();
+        }),
+        ("its text stopped", |bench| {
+            let (request, choice) = (RequestId(1), 0);
+            bench.tell(Input::FinishChoice { request, choice }).unwrap();
+        }),
+        ("the mask cannot be made", |bench| {
+            let (request, text) = (RequestId(1), "too large".to_owned());
+            bench.tell(Input::Unmaskable { request, text }).unwrap();
+            let expected = (1, ErrorCode::ConstraintFailed);
+            assert!(bench.others.iter().any(|o| matches!(o,
+                Output::Failed { request, error } if (request.0, error.code) == expected)));
+        }),
+        ("the mask is overdue", |bench| {
+            assert_eq!(bench.session.poll_timeout(), Some(Duration::from_secs(4)));
+            bench.at(4);
+            let expected = (1, ErrorCode::ConstraintTimeout);
+            assert!(bench.others.iter().any(|o| matches!(o,
+                Output::Failed { request, error } if (request.0, error.code) == expected)));
+        }),
+    ];
+    for (what, end) in ends {
+        let mut bench = Bench::ready(capacity());
+        bench.submit(constrained(1, 3));
+        bench.submit(submission(2, 3));
+        let steps = bench.take_steps();
+        end(&mut bench);
+        let sequence = steps[0].segments[0].sequence.0;
+        assert_eq!(sent_masks(&mut bench), [(sequence, 3, true)], "{what}");
+        bench.take();
+        let late = bench.tell(mask_of(token(1, 0, 3)));
+        assert_eq!(
+            late,
+            Err(InputError::UnknownRequest(RequestId(1))),
+            "{what}"
+        );
+        for step in &steps {
+            bench.answer(step, 50);
+        }
+        let closed = bench.take();
+        let close =
+            |o: &Output| matches!(o, Output::Close { sequences, .. } if sequences[0].0 == sequence);
+        assert!(closed.iter().any(close), "{what}: {closed:?}");
+        assert_eq!(
+            bench.session.load().sequences,
+            1,
+            "{what}: the other goes on"
+        );
+    }
+}
+
+#[test]
+fn no_mask_follows_a_step_that_failed_or_an_epoch_that_is_over() {
+    let mut bench = Bench::ready(capacity());
+    bench.submit(constrained(1, 3));
+    let step = bench.step();
+    let fault = FaultFrame {
+        epoch: step.epoch,
+        step: step.id,
+        text: "out of memory".to_owned(),
+    };
+    bench.tell(Input::Fault(fault)).unwrap();
+    assert_eq!(sent_masks(&mut bench), []);
+    assert_eq!(bench.failures(), [(1, ErrorCode::StepFailed)]);
+    bench.submit(constrained(2, 3));
+    let reason = "'attic' went to sleep".to_owned();
+    bench.tell(Input::Lost { reason }).unwrap();
+    assert_eq!(sent_masks(&mut bench), []);
+    assert_eq!(bench.failures(), [(2, ErrorCode::NodeLost)]);
+    assert_eq!(bench.session.poll_timeout(), None);
+}
+
+#[test]
+fn a_token_that_was_drawn_before_its_mask_is_not_believed() {
+    let mut bench = Bench::ready(capacity());
+    bench.submit(constrained(1, 3));
+    let step = bench.step();
+    bench.answer(&step, 50);
+    assert_eq!(sent_masks(&mut bench), []);
+    assert_eq!(bench.failures(), [(1, ErrorCode::BadSamples)]);
+    assert_eq!(bench.session.counters().bad_answers, 1);
 }

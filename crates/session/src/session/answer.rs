@@ -1,4 +1,4 @@
-//! What comes back from the pipeline: tokens, vectors, faults.
+//! What comes back from the pipeline: tokens, vectors, or a stage that could not run a step.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ impl Session {
         let Some(step) = self.settle(frame.epoch, frame.step) else {
             return;
         };
-        if !step.is_answered_by(&frame) {
+        if !step.is_answered_by(&frame) || step.drawn_unmasked {
             self.counters.bad_answers += 1;
             let text = format!(
                 "the last stage answered step {} with {} tokens and {} vectors that do not match what was asked: \

@@ -5,6 +5,7 @@ pub mod pipeline;
 pub mod watch;
 pub mod world;
 
+use proto::mask::TokenMask;
 use proto::step::{Pooling, Sampling};
 use session::{FinishReason, Submission};
 
@@ -46,10 +47,19 @@ pub fn fold(state: u64, token: u32) -> u64 {
 }
 
 /// The token at `position`, from what the cache pages and the slot hold.
-pub fn draw(cache: u64, state: u64, sampling: &Sampling, position: u32) -> u32 {
+pub fn draw(
+    (cache, state): (u64, u64),
+    sampling: &Sampling,
+    position: u32,
+    mask: Option<&TokenMask>,
+) -> u32 {
     let key = sampling.seed.wrapping_add(u64::from(sampling.choice) << 32);
     let mut token = (mix(cache ^ state.rotate_left(17) ^ mix(key)) % VOCAB) as u32;
-    while position < sampling.suppress_until && sampling.suppress.contains(&token) {
+    let held_back = |token: u32| {
+        let suppressed = position < sampling.suppress_until && sampling.suppress.contains(&token);
+        suppressed || mask.is_some_and(|mask| !mask.allows(token))
+    };
+    while held_back(token) {
         token = (token + 1) % VOCAB as u32;
     }
     token
@@ -66,6 +76,13 @@ pub fn vector(pooling: Pooling, cache: u64, state: u64, rows: u32) -> Vec<f32> {
     ]
 }
 
+/// What a constraint allows at a position, whatever came before: some tokens, among them one that ends no answer.
+pub fn mask(request: u64, choice: u32, position: u32) -> TokenMask {
+    let key = mix(request ^ u64::from(choice) << 40 ^ u64::from(position) << 20);
+    let words = [key as u32 | 1 << 20, (key >> 32) as u32 & 0xff];
+    TokenMask::new(words).expect("some tokens")
+}
+
 /// What one choice gives when nothing else runs, in a context of `context` positions.
 pub fn solo(submission: &Submission, choice: u32, context: u32) -> (Vec<u32>, FinishReason) {
     let prompt = submission.prompt.len() as u32;
@@ -80,7 +97,9 @@ pub fn solo(submission: &Submission, choice: u32, context: u32) -> (Vec<u32>, Fi
     let mut state = submission.prompt.iter().fold(EMPTY, |s, t| fold(s, *t));
     let mut tokens = Vec::new();
     for position in prompt..prompt + most {
-        let token = draw(state, state, &sampling, position);
+        let mask = mask(submission.request.0, choice, position);
+        let mask = submission.constrained.then_some(&mask);
+        let token = draw((state, state), &sampling, position, mask);
         tokens.push(token);
         state = fold(state, token);
         if submission.stop_ids.contains(&token) {

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use proto::SequenceId;
+use proto::frame::MaskFrame;
 use proto::limits::PAGE_POSITIONS;
 use proto::step::{Logits, Pooled, Sampled, Sampling, Segment, Step, StepClass};
 
@@ -32,6 +33,9 @@ pub struct Stage {
     pub busy: Option<Packet>,
     /// When the newest packet of each stream arrives: streams keep their order.
     pub last_arrival: [u64; 2],
+    /// Steps that are computed but for tokens whose masks have not come.
+    pub unmasked: Vec<Step>,
+    masks: HashMap<SequenceId, MaskFrame>,
     cache: Cache,
 }
 
@@ -42,6 +46,8 @@ impl Stage {
             prefill: VecDeque::new(),
             busy: None,
             last_arrival: [0; 2],
+            unmasked: Vec::new(),
+            masks: HashMap::new(),
             cache: Cache {
                 pages: vec![[u32::MAX; PAGE_POSITIONS as usize]; pages as usize],
                 slots: vec![0; slots as usize],
@@ -53,7 +59,30 @@ impl Stage {
     pub fn close(&mut self, sequences: &[SequenceId]) {
         for id in sequences {
             self.cache.sequences.remove(id);
+            self.masks.remove(id);
         }
+    }
+
+    /// A mask comes; a step that waits for nothing more is returned.
+    pub fn masked(&mut self, frame: MaskFrame) -> Option<Step> {
+        let known = self.masks.insert(frame.sequence, frame);
+        assert!(known.is_none(), "a second mask before the first was used");
+        let at = self.unmasked.iter().position(|step| self.has_masks(step))?;
+        Some(self.unmasked.remove(at))
+    }
+
+    /// Whether every token of a step can be drawn.
+    pub fn has_masks(&self, step: &Step) -> bool {
+        let mut masked = step.segments.iter().filter(|s| s.logits == Logits::Masked);
+        masked.all(|segment| {
+            let mask = self.masks.get(&segment.sequence);
+            mask.is_some_and(|mask| mask.position == segment.start + segment.rows)
+        })
+    }
+
+    /// Masks that no step has used.
+    pub fn masks_len(&self) -> usize {
+        self.masks.len()
     }
 
     /// Runs a step; the text says what was missing.
@@ -63,7 +92,11 @@ impl Stage {
         for segment in &step.segments {
             let (mine, rest) = tokens.split_at(segment.rows as usize);
             tokens = rest;
-            samples.extend(self.cache.run(segment, mine)?);
+            let mask = match segment.logits {
+                Logits::Masked => self.masks.remove(&segment.sequence),
+                Logits::None | Logits::Last | Logits::All | Logits::Pool(_) => None,
+            };
+            samples.extend(self.cache.run(segment, mine, mask)?);
             vectors.extend(self.cache.pool(segment));
         }
         Ok((samples, vectors))
@@ -90,7 +123,12 @@ struct Known {
 }
 
 impl Cache {
-    fn run(&mut self, segment: &Segment, tokens: &[u32]) -> Result<Option<Sampled>, String> {
+    fn run(
+        &mut self,
+        segment: &Segment,
+        tokens: &[u32],
+        mask: Option<MaskFrame>,
+    ) -> Result<Option<Sampled>, String> {
         let state = &mut self.slots[segment.slot as usize];
         if let Some(open) = &segment.open {
             *state = EMPTY;
@@ -123,7 +161,12 @@ impl Cache {
         Ok(Some(Sampled {
             sequence: segment.sequence,
             position: known.next,
-            token: draw(cache, *state, &known.sampling, known.next),
+            token: draw(
+                (cache, *state),
+                &known.sampling,
+                known.next,
+                mask.and_then(|mask| mask.mask).as_ref(),
+            ),
             logprob: 0.0,
             top: Vec::new(),
         }))

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use proto::frame::MaskFrame;
 use proto::limits::PAGE_POSITIONS;
 use proto::step::{Logits, Segment, Step, StepClass};
 use proto::{Epoch, RequestId, SequenceId, StepId};
@@ -39,6 +40,8 @@ pub struct Watch {
     pages: BTreeSet<u32>,
     steps: BTreeMap<StepId, (StepClass, Vec<SequenceId>)>,
     overdue: BTreeSet<StepId>,
+    /// Tokens under way whose masks have not gone out.
+    unmasked: BTreeSet<(SequenceId, u32)>,
     submissions: BTreeMap<RequestId, Submission>,
     answers: BTreeMap<(RequestId, u32), Answer>,
     failed: BTreeMap<RequestId, &'static str>,
@@ -65,6 +68,7 @@ impl Watch {
         self.pages.clear();
         self.steps.clear();
         self.overdue.clear();
+        self.unmasked.clear();
     }
 
     /// The session was told that a step has ended.
@@ -75,6 +79,9 @@ impl Watch {
         for id in self.steps.remove(&step).map_or(vec![], |s| s.1) {
             if let Some(seen) = self.sequences.get_mut(&id) {
                 seen.steps -= 1;
+                if seen.steps == 0 {
+                    self.unmasked.remove(&(id, seen.next));
+                }
             }
         }
         self.overdue.remove(&step);
@@ -89,18 +96,26 @@ impl Watch {
             .collect()
     }
 
+    pub fn submission(&self, request: RequestId) -> &Submission {
+        &self.submissions[&request]
+    }
+
     /// How a request failed, by its code.
     pub fn failure(&self, request: RequestId) -> Option<&'static str> {
         self.failed.get(&request).copied()
     }
 
     pub fn nothing_is_held(&self) -> bool {
-        self.slots.is_empty() && self.pages.is_empty() && self.sequences.is_empty()
+        self.slots.is_empty()
+            && self.pages.is_empty()
+            && self.sequences.is_empty()
+            && self.unmasked.is_empty()
     }
 
     pub fn check(&mut self, output: &Output) {
         match output {
             Output::Send(step) => self.check_step(step),
+            Output::Mask(frame) => self.check_mask(frame),
             Output::Close { epoch, sequences } => self.check_close(*epoch, sequences),
             Output::Accepted { request } => assert!(self.submissions.contains_key(request)),
             Output::Queued { request, place } => {
@@ -148,6 +163,27 @@ impl Watch {
             Output::Suspect { step, .. } => {
                 assert!(self.overdue.insert(*step), "{step} suspected twice");
             }
+        }
+    }
+
+    /// One mask for a token under way: its own while somebody wants it, none after that.
+    fn check_mask(&mut self, frame: &MaskFrame) {
+        let MaskFrame {
+            epoch,
+            sequence,
+            position,
+            mask,
+        } = frame;
+        assert_eq!(Some(*epoch), self.capacity.map(|c| c.epoch));
+        let awaited = self.unmasked.remove(&(*sequence, *position));
+        assert!(awaited, "a mask that no row waits for");
+        let owner = self.sequences[sequence].owner;
+        match mask {
+            Some(mask) => {
+                assert_eq!(*mask, super::mask(owner.0.0, owner.1, *position));
+                assert!(!self.is_over(owner), "a mask for {owner:?} after its end");
+            }
+            None => assert!(self.is_over(owner), "{owner:?} released while it runs"),
         }
     }
 
@@ -275,14 +311,20 @@ impl Watch {
         seen.pages.extend(&segment.pages);
         assert_eq!(seen.pages.len() as u32, seen.next.div_ceil(PAGE_POSITIONS));
         let submission = &self.submissions[&seen.owner.0];
-        let wanted = match submission.pooling {
-            Some(pooling) => Logits::Pool(pooling),
-            None if seen.next >= seen.prompt => Logits::Last,
-            None => Logits::None,
+        let wants = seen.next >= seen.prompt;
+        let expected = match (submission.pooling, wants, submission.constrained) {
+            (Some(pooling), _, _) => Logits::Pool(pooling),
+            (None, false, _) => Logits::None,
+            (None, true, false) => Logits::Last,
+            (None, true, true) => Logits::Masked,
         };
-        assert_eq!(segment.logits, wanted);
+        assert_eq!(segment.logits, expected);
         let room = u32::from(submission.pooling.is_none());
         assert!(seen.next + room <= capacity.context);
+        if expected == Logits::Masked {
+            let fresh = self.unmasked.insert((segment.sequence, seen.next));
+            assert!(fresh, "a token drawn twice");
+        }
         match class {
             StepClass::Prefill => {
                 let span = segment.start as usize..seen.next as usize;

@@ -4,14 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use proto::frame::{FaultFrame, SamplesFrame};
-use proto::step::{Pooling, Sampling, StepClass};
+use proto::frame::{FaultFrame, MaskFrame, SamplesFrame};
+use proto::step::{Pooling, Sampling, Step, StepClass};
 use proto::{Epoch, PersonId, RequestId};
-use session::{Capacity, Config, Input, InputError, Output, Person, Priority, Session, Submission};
+use session::{
+    Capacity, Config, Input, InputError, MaskedToken, Output, Person, Priority, Session, Submission,
+};
 
 use super::pipeline::{Packet, Stage};
 use super::watch::Watch;
-use super::{Rng, VOCAB};
+use super::{Rng, VOCAB, mask};
 
 /// How often things go wrong: once in so many steps at a stage, or answers, or acts; 0 is never.
 #[derive(Debug, Clone, Copy, Default)]
@@ -24,6 +26,9 @@ pub struct Chaos {
     pub lose: u64,
     pub hold: u64,
     pub leave: u64,
+    pub no_mask: u64,
+    pub late_mask: u64,
+    pub unmaskable: u64,
 }
 
 /// What happens at a moment.
@@ -32,6 +37,8 @@ enum Event {
     Arrive(Epoch, usize, Packet),
     Finish(Epoch, usize),
     Answer(Input),
+    Masked(Input),
+    MaskArrives(MaskFrame),
     Submit(Submission),
     Leave,
     Lose,
@@ -52,6 +59,8 @@ pub struct World {
     epoch: u64,
     config: Config,
     holding: bool,
+    /// Of what has to do with masks.
+    mask_rng: Rng,
     /// Chosen for every epoch anew unless it is fixed.
     pub fixed: Option<Capacity>,
 }
@@ -70,6 +79,7 @@ impl World {
             epoch: 0,
             config,
             holding: false,
+            mask_rng: Rng(!seed),
             fixed: None,
         }
     }
@@ -121,6 +131,7 @@ impl World {
                 seed: request,
                 ..Sampling::default()
             },
+            constrained: pooling.is_none() && request.is_multiple_of(3),
         }
     }
 
@@ -193,6 +204,20 @@ impl World {
             }
             Event::Arrive(..) | Event::Finish(..) => {}
             Event::Answer(input) => self.answer(input),
+            Event::Masked(input) => {
+                let told = self.tell(input);
+                // Its request ended meanwhile, or the mask came twice.
+                let ordinary = matches!(
+                    told,
+                    Ok(())
+                        | Err(InputError::UnknownRequest(_)
+                            | InputError::UnknownChoice { .. }
+                            | InputError::MaskNotAwaited(_))
+                );
+                assert!(ordinary, "{told:?}");
+            }
+            Event::MaskArrives(frame) if frame.epoch.0 == self.epoch => self.mask_arrives(frame),
+            Event::MaskArrives(_) => {}
             Event::Submit(submission) => {
                 self.watch.submitted(&submission);
                 self.tell(Input::Submit(submission)).expect("a new id");
@@ -220,16 +245,79 @@ impl World {
                 Output::Close { sequences, .. } => {
                     self.deliver(epoch, 0, Packet::Close(sequences));
                 }
+                Output::Mask(frame) => {
+                    let delay = self.mask_rng.between(50, 800);
+                    self.at(delay, Event::MaskArrives(frame));
+                }
+                Output::Accepted { request } => self.want_first_masks(request),
+                Output::Token {
+                    request,
+                    choice,
+                    sampled,
+                    finish: None,
+                } => self.want_mask(MaskedToken {
+                    request,
+                    choice,
+                    position: sampled.position + 1,
+                }),
                 // A household that drops the epoch as a rule, but not always.
                 Output::Suspect { .. } if !self.rng.one_in(4) => self.at(500, Event::Lose),
                 Output::Suspect { .. }
-                | Output::Accepted { .. }
                 | Output::Queued { .. }
                 | Output::Token { .. }
                 | Output::Vector { .. }
                 | Output::Finished { .. }
                 | Output::Failed { .. } => {}
             }
+        }
+    }
+
+    fn want_first_masks(&mut self, request: RequestId) {
+        let submission = self.watch.submission(request);
+        let (choices, position) = (submission.choices, submission.prompt.len() as u32);
+        for choice in 0..choices {
+            self.want_mask(MaskedToken {
+                request,
+                choice,
+                position,
+            });
+        }
+    }
+
+    /// The mask of a token is computed: it comes sooner or later than its step, as a rule once.
+    fn want_mask(&mut self, token: MaskedToken) {
+        if !self.watch.submission(token.request).constrained {
+            return;
+        }
+        let (rng, chaos) = (&mut self.mask_rng, self.chaos);
+        let none = rng.one_in(chaos.no_mask);
+        let late = rng.one_in(chaos.late_mask);
+        let fails = rng.one_in(chaos.unmaskable);
+        let delay = rng.between(0, if late { 1_500_000 } else { 3000 });
+        let input = match fails {
+            true => Input::Unmaskable {
+                request: token.request,
+                text: "the constraint is too large".to_owned(),
+            },
+            false => Input::Mask {
+                token,
+                mask: mask(token.request.0, token.choice, token.position),
+            },
+        };
+        if self.mask_rng.one_in(self.chaos.repeat) {
+            self.at(delay + 400, Event::Masked(input.clone()));
+        }
+        if !none {
+            self.at(delay, Event::Masked(input));
+        }
+    }
+
+    fn mask_arrives(&mut self, frame: MaskFrame) {
+        let Some(last) = self.stages.len().checked_sub(1) else {
+            return;
+        };
+        if let Some(step) = self.stages[last].masked(frame) {
+            self.end(last, step);
         }
     }
 
@@ -278,19 +366,23 @@ impl World {
             return;
         };
         let epoch = Epoch(self.epoch);
-        let (step, ran) = match packet {
+        match packet {
             Packet::Close(sequences) => {
                 stage.close(&sequences);
                 if !is_last {
                     self.deliver(epoch, at + 1, Packet::Close(sequences));
                 }
-                return;
             }
-            Packet::Step(step) => {
-                let ran = stage.run(&step);
-                (step, ran)
-            }
-        };
+            Packet::Step(step) if is_last && !stage.has_masks(&step) => stage.unmasked.push(step),
+            Packet::Step(step) => self.end(at, step),
+        }
+    }
+
+    /// A stage is done with a step.
+    fn end(&mut self, at: usize, step: Step) {
+        let is_last = at + 1 == self.stages.len();
+        let epoch = Epoch(self.epoch);
+        let ran = self.stages[at].run(&step);
         if self.rng.one_in(self.chaos.swallow) {
             return;
         }
@@ -415,6 +507,13 @@ impl World {
         }
         assert_eq!(self.watch.open_requests(), [], "never ended");
         assert!(self.watch.nothing_is_held());
+        // A mask stays behind only where its step failed at an earlier stage.
+        let masks: usize = self.stages.iter().map(Stage::masks_len).sum();
+        let failed = self.session.counters().faults + self.session.counters().overdue_steps;
+        assert!(
+            masks as u64 <= 8 * failed,
+            "{masks} masks that no step has used"
+        );
         let load = self.session.load();
         assert_eq!((load.requests_waiting, load.requests_running), (0, 0));
         assert_eq!((load.sequences, load.steps_in_flight), (0, 0));
