@@ -25,6 +25,8 @@ mod status;
 pub use card::Card;
 pub use owner::OWNER_CALLS_MAX;
 pub use status::{Phase, ServiceStatus};
+/// What the tokens of an answer have to follow; nothing here looks into it.
+pub use crate::text::{Constraint, Walk, WalkError};
 
 /// Commands that may wait for the household. Senders wait when it is full.
 pub const COMMANDS_MAX: usize = 256;
@@ -71,6 +73,8 @@ pub struct GenerateRequest {
     pub sampling: Sampling,
     /// For whom.
     pub person: Person,
+    /// What the tokens have to follow, if anything.
+    pub constraint: Option<Constraint>,
 }
 
 /// What the API asks of the household.

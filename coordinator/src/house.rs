@@ -24,6 +24,7 @@ mod facts;
 mod knocks;
 mod library;
 mod links;
+mod masks;
 mod planning;
 mod post;
 mod rate;

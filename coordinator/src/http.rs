@@ -18,6 +18,7 @@ mod dialect;
 mod embeddings;
 mod error;
 mod fields;
+mod format;
 mod frames;
 mod guard;
 mod logprobs;
@@ -55,11 +56,7 @@ pub async fn serve(
     let serving = server::Serving {
         limits: config.limits,
         tls: config.tls.clone(),
-        router: routes::router(Arc::new(api::Api {
-            gateway,
-            config,
-            responses: Arc::default(),
-        })),
+        router: routes::router(Arc::new(api::Api::new(gateway, config))),
     };
     server::run(listener, serving, shutdown).await;
 }

@@ -10,3 +10,10 @@ pub mod models;
 pub mod people;
 pub mod store;
 mod text;
+
+/// Constraints by themselves: what an answer has to look like, made into masks of tokens.
+pub mod constraints {
+    pub use crate::text::{
+        Begin, Constraint, Element, Form, GrammarError, Grammars, Strictness, Walk, WalkError,
+    };
+}

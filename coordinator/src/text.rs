@@ -12,6 +12,7 @@ mod ask;
 mod chat;
 mod choice;
 mod embed;
+mod grammar;
 mod label;
 mod part;
 mod prompt;
@@ -22,13 +23,16 @@ mod tools;
 
 pub(crate) use answer::{Answer, Delta, Usage};
 pub(crate) use ask::{Ask, AskError};
+pub use chat::Strictness;
 pub(crate) use chat::{
-    Call, ChatRequest, Message, OutputFormat, Parallel, Said, Strictness, Thinking, Tool,
-    ToolChoice, ToolResult, ToolUse, Turn,
+    Call, ChatRequest, Message, OutputFormat, Parallel, Said, Thinking, Tool, ToolChoice,
+    ToolResult, ToolUse, Turn,
 };
 pub(crate) use choice::{Finish, Reading};
 pub(crate) use embed::{Embed, EmbedError, Vectors};
+pub use grammar::{Begin, Constraint, Element, Form, GrammarError, Grammars, Walk, WalkError};
 pub(crate) use label::{Labels, token_label};
 pub(crate) use part::Part;
 pub(crate) use prompt::{Promise, Prompt, PromptError, encode_prompts};
+pub(crate) use reasoning::Reasoning;
 pub(crate) use render::{Rendered, render_chat};

@@ -26,6 +26,7 @@ use super::facts::Fixed;
 use super::knocks::Knocks;
 use super::library::Library;
 use super::links::{Links, News};
+use super::masks::Masked;
 use super::planning::Wish;
 use super::post::{Post, Unsent};
 use super::serving::{Effect, Serving};
@@ -77,6 +78,7 @@ enum Done {
         result: Result<Trial, String>,
     },
     Catalogued(Result<[u8; 32], String>),
+    Masked(Box<Masked>),
     Probed {
         ticket: u64,
         link: Result<LinkRates, String>,
@@ -347,6 +349,14 @@ impl Actor {
                     .household
                     .handle_input(now, Event::Suspect { epoch, text });
             }
+            Effect::Mask(job) => {
+                let run = async move {
+                    let ran = tokio::task::spawn_blocking(move || job.run()).await;
+                    // Without a mask the session fails the request when its time is over.
+                    ran.map_or(Done::Nothing, |masked| Done::Masked(Box::new(masked)))
+                };
+                self.tasks.spawn(run);
+            }
             Effect::Frame(frame) => {
                 let run = self
                     .parts
@@ -354,10 +364,13 @@ impl Actor {
                     .run()
                     .filter(|run| run.epoch == frame.epoch());
                 // What belongs to an epoch that was given up meanwhile has nowhere to go.
-                let Some(first) = run.and_then(|run| run.plan.stages.first()) else {
-                    return;
+                let stages = run.map(|run| run.plan.stages.as_slice());
+                let stage = match (&frame, stages.unwrap_or_default()) {
+                    (Frame::Mask(_), [.., last]) => last,
+                    (_, [first, ..]) => first,
+                    (_, []) => return,
                 };
-                if let Err(unsent) = self.post.send(&first.node.clone(), frame) {
+                if let Err(unsent) = self.post.send(&stage.node.clone(), frame) {
                     self.unsent(now, unsent);
                 }
             }

@@ -9,21 +9,26 @@ use std::time::Duration;
 
 use proto::frame::{CloseFrame, Frame};
 use proto::{Epoch, RequestId};
-use session::{ErrorCode, FinishReason, Input, Output, Session, SessionError, Submission};
+use session::{
+    ErrorCode, FinishReason, Input, MaskedToken, Output, Session, SessionError, Submission,
+};
 
+use super::masks::{MaskJob, Masked, Walks};
 use super::rate::Rate;
 use crate::gateway::{
-    self, Command, EventSink, Failure, GenerateRequest, Refusal, Reply, SinkError,
+    self, Command, Constraint, EventSink, Failure, GenerateRequest, Refusal, Reply, SinkError,
 };
 
 /// Seconds after which a client that found the queue full may come back.
 const BUSY_RETRY_S: u32 = 5;
 
 /// What the pipeline or the household has to be told.
-#[derive(Debug, PartialEq)]
+#[derive(Debug)]
 pub(super) enum Effect {
-    /// To stage 0 of the frame's epoch.
+    /// To stage 0 of the frame's epoch; a mask to its last stage.
     Frame(Frame),
+    /// To be computed off the async threads; comes back by [`Serving::masked`].
+    Mask(MaskJob),
     /// The pipeline does not answer.
     Suspect { epoch: Epoch, text: String },
 }
@@ -44,6 +49,7 @@ pub(super) enum Door {
 struct Answer {
     sink: EventSink,
     choices_open: u32,
+    walks: Walks,
 }
 
 /// A request between submission and the session's word.
@@ -54,6 +60,7 @@ struct Asked {
     choices: u32,
     prompt: u32,
     wanted: u32,
+    constraint: Option<Constraint>,
 }
 
 /// The session with the sinks of its requests.
@@ -141,6 +148,7 @@ impl Serving {
                 Some(_) => 0,
                 None => request.max_tokens.unwrap_or(1),
             },
+            constraint: request.constraint.clone(),
         });
         self.input(
             now,
@@ -154,6 +162,7 @@ impl Serving {
                 min_tokens: request.min_tokens,
                 stop_ids: request.stop_ids,
                 sampling: request.sampling,
+                constrained: request.constraint.is_some(),
             }),
         );
     }
@@ -205,6 +214,7 @@ impl Serving {
     fn output(&mut self, now: Duration, output: Output) -> Option<(RequestId, SinkError)> {
         match output {
             Output::Send(step) => self.effects.push_back(Effect::Frame(Frame::Step(step))),
+            Output::Mask(mask) => self.effects.push_back(Effect::Frame(Frame::Mask(mask))),
             Output::Close { epoch, sequences } => {
                 let close = CloseFrame { epoch, sequences };
                 self.effects.push_back(Effect::Frame(Frame::Close(close)));
@@ -220,7 +230,7 @@ impl Serving {
                 );
                 self.effects.push_back(Effect::Suspect { epoch, text });
             }
-            Output::Accepted { request } => self.accepted(request),
+            Output::Accepted { request } => self.accepted(now, request),
             Output::Failed { request, error } => return self.failed(request, error),
             Output::Queued { request, place } => {
                 if let Some(answer) = self.answers.get(&request) {
@@ -231,10 +241,14 @@ impl Serving {
                 request,
                 choice,
                 sampled,
-                ..
+                finish,
             } => {
                 self.rate.count(now, 1);
                 let answer = self.answers.get_mut(&request)?;
+                if finish.is_none() {
+                    let job = answer.walks.follow(request, choice, &sampled);
+                    self.effects.extend(job.map(Effect::Mask));
+                }
                 self.touched.push(request);
                 let put = answer.sink.token(choice, sampled);
                 return put.err().map(|error| (request, error));
@@ -253,11 +267,41 @@ impl Serving {
         None
     }
 
-    fn accepted(&mut self, request: RequestId) {
-        if let Some(asked) = self.asked.take_if(|asked| asked.request == request) {
-            let choices_open = asked.choices;
-            let sink = asked.reply.accept(request);
-            self.answers.insert(request, Answer { sink, choices_open });
+    fn accepted(&mut self, now: Duration, request: RequestId) {
+        let Some(asked) = self.asked.take_if(|asked| asked.request == request) else {
+            return;
+        };
+        let choices_open = asked.choices;
+        let sink = asked.reply.accept(request);
+        let (walks, masks) = Walks::begin(asked.constraint.as_ref(), asked.choices);
+        let answer = Answer {
+            sink,
+            choices_open,
+            walks,
+        };
+        self.answers.insert(request, answer);
+        for (choice, mask) in (0..).zip(masks) {
+            let token = MaskedToken {
+                request,
+                choice,
+                position: asked.prompt,
+            };
+            self.mask(now, Input::Mask { token, mask });
+        }
+    }
+
+    /// A mask was computed, or could not be.
+    pub fn masked(&mut self, now: Duration, masked: Masked) {
+        let request = masked.token.request;
+        let input = masked.into_input(self.answers.get_mut(&request).map(|a| &mut a.walks));
+        self.mask(now, input);
+        self.deliver(now);
+    }
+
+    fn mask(&mut self, now: Duration, input: Input) {
+        if let Err(error) = self.session.handle_input(now, input) {
+            // Ordinary where an answer ended meanwhile.
+            tracing::debug!(%error, "a mask came that nobody waits for");
         }
     }
 

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use tokio::sync::Semaphore;
+
 use crate::gateway::{Gateway, Phase, ServedModel};
-use crate::text::{Ask, ChatRequest, Rendered, render_chat};
+use crate::text::{Ask, ChatRequest, Grammars, Rendered, render_chat};
 
 use super::config::HttpConfig;
 use super::error::ApiError;
@@ -21,7 +23,14 @@ pub(super) struct Api {
     pub(super) config: HttpConfig,
     /// Responses that are kept for those who asked for them.
     pub(super) responses: Arc<Store>,
+    /// Makes constraints.
+    pub(super) grammars: Grammars,
+    /// Places for those who compile one.
+    pub(super) compilations: Semaphore,
 }
+
+/// Constraints compiled at once: it takes little time as a rule, and what takes long must not take every core.
+const COMPILATIONS_MAX: usize = 2;
 
 /// A chat, and how its answers are drawn.
 #[derive(Debug)]
@@ -37,6 +46,17 @@ pub(super) struct ChatAsk {
 }
 
 impl Api {
+    /// Behind this gateway.
+    pub(super) fn new(gateway: Gateway, config: HttpConfig) -> Self {
+        Self {
+            grammars: Grammars::new(Arc::clone(gateway.model())),
+            compilations: Semaphore::new(COMPILATIONS_MAX),
+            responses: Arc::default(),
+            gateway,
+            config,
+        }
+    }
+
     /// Refuses while the service cannot answer.
     ///
     /// # Errors
@@ -89,11 +109,13 @@ impl Api {
         started: Instant,
     ) -> Result<Observed, ApiError> {
         self.ready()?;
+        let format = ask.chat.format.clone();
         let rendered = self.render(ask.chat, ask.place).await?;
+        let constraint = self.constraint(format, rendered.reading.reasoning).await?;
         let ask = ask
             .draw
             .ask(vec![rendered.ids], rendered.reading, ask.logprobs);
-        self.start(ask, started).await
+        self.start(Ask { constraint, ..ask }, started).await
     }
 
     /// Hands a request of the caller to the household, within the caller's limits.

@@ -24,7 +24,7 @@ use super::dialect::respond;
 use super::error::ApiError;
 use super::fields::Fields;
 use super::sampling::{self, Shared};
-use super::{body, refused};
+use super::{body, format, refused};
 
 use writer::Chat;
 
@@ -61,7 +61,7 @@ fn parse(fields: &Fields<'_>, model: &ServedModel) -> Result<(ChatAsk, Shared), 
             messages: messages::read(fields)?,
             tools: tools::read(fields)?,
             thinking,
-            format: OutputFormat::Text,
+            format: format::read(fields)?,
             variables,
         },
         draw: shared.draw.clone(),

@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::gateway::ServedModel;
-use crate::text::{Ask, Delta, Prompt, Reading, Usage, encode_prompts};
+use crate::text::{Ask, Delta, OutputFormat, Prompt, Reading, Usage, encode_prompts};
 
 use super::api::Api;
 use super::dialect::{DONE, Dialect, Head, UsageBody, finish_name, respond};
@@ -22,7 +22,7 @@ use super::fields::{Fields, wrong};
 use super::frames::{Frames, Written};
 use super::logprobs::{CompletionTokens, TokenWriter};
 use super::sampling::{self, IncludeUsage, Shared};
-use super::{body, refused};
+use super::{body, format, refused};
 
 /// What OpenAI's API takes if the request does not say.
 const MAX_TOKENS_DEFAULT: u32 = 16;
@@ -46,6 +46,7 @@ pub(super) async fn handle(
         prompts,
         logprobs,
         echo,
+        format,
         shared,
     } = parsed;
     let worker = Arc::clone(&model);
@@ -56,11 +57,14 @@ pub(super) async fn handle(
         })
         .await?
         .map_err(|error| ApiError::prompt("prompt", &error))?;
+    let reading = Reading::plain();
+    let constraint = api.constraint(format, reading.reasoning).await?;
     let delivery = shared.delivery;
     let dialect = Completion::new(&model, &shared, logprobs, echo.unwrap_or_default());
     let ask = Ask {
         default_max_tokens: Some(MAX_TOKENS_DEFAULT),
-        ..shared.draw.ask(prompts, Reading::plain(), logprobs)
+        constraint,
+        ..shared.draw.ask(prompts, reading, logprobs)
     };
     let answer = api.start(ask, started).await?;
     respond(answer, dialect, delivery, api.config.limits.keep_alive).await
@@ -70,6 +74,7 @@ struct Parsed {
     prompts: Vec<Prompt>,
     logprobs: Option<u32>,
     echo: bool,
+    format: OutputFormat,
     shared: Shared,
 }
 
@@ -107,6 +112,7 @@ fn parse(fields: &Fields<'_>, model: &ServedModel) -> Result<Parsed, ApiError> {
         prompts,
         logprobs,
         echo,
+        format: format::read(fields)?,
         shared,
     })
 }

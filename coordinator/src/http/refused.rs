@@ -20,8 +20,6 @@ enum Neutral {
     Texts(&'static [&'static str]),
     /// An array of exactly this text.
     ListOf(&'static str),
-    /// An object with `"type": "text"`.
-    TypeText,
     /// `true` or `false`.
     Flag(bool),
     /// This number.
@@ -37,7 +35,6 @@ impl Neutral {
             Self::ListOf(text) => {
                 matches!(value.as_array().map(Vec::as_slice), Some([one]) if one == text)
             }
-            Self::TypeText => value.get("type").and_then(Value::as_str) == Some("text"),
             Self::Flag(flag) => value.as_bool() == Some(flag),
             Self::Number(number) => value.as_f64() == Some(number),
         }
@@ -49,7 +46,6 @@ impl Neutral {
             Self::EmptyList => "nothing or an empty array".to_owned(),
             Self::Texts(texts) => format!("nothing or one of {texts:?}"),
             Self::ListOf(text) => format!("nothing or [{text:?}]"),
-            Self::TypeText => "nothing or {\"type\": \"text\"}".to_owned(),
             Self::Flag(flag) => format!("nothing or {flag}"),
             Self::Number(number) => format!("nothing or {number}"),
         }
@@ -58,12 +54,6 @@ impl Neutral {
 
 /// Fields of any request that draws tokens.
 const SAMPLING: &[(&str, Neutral)] = &[
-    ("grammar", Neutral::Absent),
-    ("guided_json", Neutral::Absent),
-    ("guided_regex", Neutral::Absent),
-    ("guided_choice", Neutral::Absent),
-    ("guided_grammar", Neutral::Absent),
-    ("structured_outputs", Neutral::Absent),
     ("json_schema", Neutral::Absent),
     ("allowed_token_ids", Neutral::Absent),
     ("bad_words", Neutral::EmptyList),
@@ -79,7 +69,6 @@ const SAMPLING: &[(&str, Neutral)] = &[
     ("xtc_probability", Neutral::Number(0.0)),
     ("repeat_penalty", Neutral::Number(1.0)),
     ("prediction", Neutral::Absent),
-    ("response_format", Neutral::TypeText),
 ];
 
 /// Fields of chats alone.

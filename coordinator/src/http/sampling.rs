@@ -121,6 +121,7 @@ impl Draw {
                 ..self.sampling
             },
             reading,
+            constraint: None,
         }
     }
 }

@@ -9,7 +9,7 @@ use proto::step::Sampling;
 use session::Person;
 use thiserror::Error;
 
-use crate::gateway::{Gateway, GenerateRequest, Phase, Refusal};
+use crate::gateway::{Constraint, Gateway, GenerateRequest, Phase, Refusal};
 
 use super::answer::Answer;
 use super::choice::Reading;
@@ -35,6 +35,8 @@ pub(crate) struct Ask {
     pub(crate) sampling: Sampling,
     /// How the text is read.
     pub(crate) reading: Reading,
+    /// What the answers have to follow, if anything.
+    pub(crate) constraint: Option<Constraint>,
 }
 
 /// Why an ask could not start.
@@ -102,6 +104,7 @@ impl Ask {
             stop_ids: self.stop_ids.clone(),
             sampling: self.sampling.clone(),
             person,
+            constraint: self.constraint.clone(),
         })
     }
 }

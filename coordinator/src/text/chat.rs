@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
+use super::grammar::Form;
+
 /// A conversation to be continued.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct ChatRequest {
@@ -142,12 +144,12 @@ impl Tool {
     }
 }
 
-/// Whether the arguments of a tool have to follow its schema.
+/// Whether a schema, of a tool's arguments or of an answer, has to be followed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Strictness {
-    /// The model tries.
+pub enum Strictness {
+    /// As far as it goes: what cannot be followed is left out.
     Loose,
-    /// Nothing else can be written.
+    /// Nothing else can be written, and a schema that cannot be followed is refused.
     Strict,
 }
 
@@ -185,8 +187,15 @@ pub(crate) enum Thinking {
 }
 
 /// What an answer has to look like.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) enum OutputFormat {
     /// Any text.
     Text,
+    /// Of this form, after the reasoning if there is one.
+    Form {
+        /// The form.
+        form: Form,
+        /// Path of the field that asks for it, for errors.
+        field: String,
+    },
 }

@@ -129,6 +129,7 @@ fn request(input: &[u32], pooling: Pooling, person: Person) -> GenerateRequest {
         stop_ids: Vec::new(),
         sampling: Sampling::default(),
         person,
+        constraint: None,
     }
 }
 

@@ -21,6 +21,7 @@ fn request() -> GenerateRequest {
         stop_ids: Vec::new(),
         sampling: Sampling::default(),
         person: session::Person::default(),
+        constraint: None,
     }
 }
 

@@ -16,6 +16,7 @@ mod completions;
 mod connections;
 mod dashboard;
 mod embeddings;
+mod format;
 mod gateway;
 mod household;
 mod malformed;

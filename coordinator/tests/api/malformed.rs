@@ -150,14 +150,87 @@ fn shared_cases() -> Vec<FieldCase> {
             json!({"5": 1, "05": 2}),
             "names a token twice",
         ),
+        ("response_format", json!("text"), "expected an object"),
         (
             "response_format",
-            json!({"type": "json_object"}),
-            "cannot honour it yet",
+            json!({}),
+            "`response_format.type` is missing",
         ),
-        ("response_format", json!("text"), "cannot honour it yet"),
-        ("grammar", json!("root ::= x"), "cannot honour it yet"),
-        ("guided_json", json!({}), "cannot honour it yet"),
+        (
+            "response_format",
+            json!({"type": "xml"}),
+            "expected text, json_object or json_schema",
+        ),
+        (
+            "response_format",
+            json!({"type": "json_schema"}),
+            "`response_format.json_schema` is missing",
+        ),
+        (
+            "response_format",
+            json!({"type": "json_schema", "json_schema": {"name": "x"}}),
+            "`response_format.json_schema.schema` is missing",
+        ),
+        (
+            "response_format",
+            json!({"type": "json_schema", "json_schema": {"schema": true}}),
+            "expected an object",
+        ),
+        (
+            "response_format",
+            json!({"type": "json_schema", "json_schema": {"schema": {}, "strict": 1}}),
+            "expected true or false",
+        ),
+        (
+            "response_format",
+            json!({"type": "json_schema", "json_schema": {"schema": {}, "name": "x".repeat(65)}}),
+            "expected at most 64 characters",
+        ),
+        (
+            "response_format",
+            json!({"type": "json_schema", "json_schema": {"strict": true, "schema": {
+                "properties": {"a": {"items": {"uniqueItems": true}}}}}}),
+            "`response_format.json_schema.schema.properties.a.items.uniqueItems` cannot be honoured",
+        ),
+        ("grammar", json!(7), "expected a string"),
+        (
+            "grammar",
+            json!("root ::= x"),
+            "`grammar` cannot be honoured",
+        ),
+        (
+            "guided_grammar",
+            json!(""),
+            "`guided_grammar` cannot be honoured",
+        ),
+        ("guided_json", json!([]), "expected a JSON schema"),
+        ("guided_json", json!("{"), "is no JSON object"),
+        (
+            "guided_json",
+            json!({"not": {}}),
+            "`guided_json.not` cannot be honoured",
+        ),
+        (
+            "guided_regex",
+            json!("(a"),
+            "`guided_regex` cannot be honoured",
+        ),
+        ("guided_choice", json!([]), "1 to 1024 were expected"),
+        (
+            "guided_choice[1]",
+            json!(["a", ""]),
+            "`guided_choice[1]` is a string of 0 bytes",
+        ),
+        (
+            "structured_outputs",
+            json!({"jsn": {}}),
+            "`structured_outputs.jsn` is not known",
+        ),
+        (
+            "structured_outputs",
+            json!({"regex": "a", "choice": ["b"]}),
+            "both say what the answer looks like",
+        ),
         (
             "prediction",
             json!({"type": "content"}),
@@ -556,6 +629,14 @@ async fn fields_that_do_not_go_together_are_refused() {
             "max_completion_tokens",
         ),
         (json!({"max_tokens": 5, "min_tokens": 6}), "min_tokens"),
+        (
+            json!({"guided_regex": "a", "ignore_eos": true}),
+            "ignore_eos",
+        ),
+        (
+            json!({"guided_regex": "a", "grammar": "start: \"a\""}),
+            "guided_regex",
+        ),
         (json!({"prompt": vec!["a"; 60], "n": 16}), "n"),
         (
             json!({"stream": true, "stream_options": {"include_usage": 1}}),

@@ -144,6 +144,7 @@ impl Home {
             stop_ids: Vec::new(),
             sampling: Sampling::default(),
             person: session::Person::default(),
+            constraint: None,
         };
         soon("an answer", self.gateway.generate(request))
             .await

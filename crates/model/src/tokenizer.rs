@@ -230,6 +230,12 @@ impl Tokenizer {
             .or_else(|| vocabulary.ordinary_id(text.as_bytes()))
     }
 
+    /// Whether `id` was added beside the ordinary vocabulary, control token or not: no ordinary text encodes to it.
+    pub fn is_added(&self, id: u32) -> bool {
+        let kind = self.inner.vocabulary.kind(id);
+        matches!(kind, Some(TokenKind::Added | TokenKind::Special))
+    }
+
     /// Whether `id` is a control token: one that never belongs into the text that a person reads.
     pub fn is_special(&self, id: u32) -> bool {
         self.inner.vocabulary.kind(id) == Some(TokenKind::Special)

@@ -21,5 +21,6 @@ mod models;
 mod pairing;
 mod people;
 mod spread;
+mod structured;
 mod terms;
 mod weights;

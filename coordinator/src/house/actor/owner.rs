@@ -177,6 +177,7 @@ impl Actor {
     pub(super) fn done(&mut self, now: Duration, done: Done) {
         match done {
             Done::Nothing => {}
+            Done::Masked(masked) => self.serving.masked(now, *masked),
             Done::Planned { ticket, result } => {
                 self.parts
                     .household

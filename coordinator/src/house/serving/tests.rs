@@ -1,5 +1,7 @@
 //! Requests against a pipeline of one line, without sockets: what clients get, and what they cannot hold up.
 
+mod constrained;
+
 use std::path::Path;
 
 use proto::frame::SamplesFrame;
@@ -46,6 +48,7 @@ fn request(choices: u32, max_tokens: u32) -> GenerateRequest {
         stop_ids: vec![STOP],
         sampling: Sampling::default(),
         person: session::Person::default(),
+        constraint: None,
     }
 }
 

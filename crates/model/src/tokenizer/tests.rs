@@ -166,3 +166,17 @@ fn a_long_text_without_borders_is_encoded_in_one_go() {
         }
     }
 }
+
+#[test]
+fn added_tokens_are_those_beside_the_vocabulary() {
+    for (source, tokenizer) in both(&Fixture::read("qwen3_5_moe")) {
+        let is = |text: &str| {
+            let id = tokenizer.token_id(text).unwrap();
+            (tokenizer.is_added(id), tokenizer.is_special(id))
+        };
+        assert_eq!(is("<|im_end|>"), (true, true), "{source}");
+        assert_eq!(is("<tool_call>"), (true, false), "{source}");
+        assert_eq!(is("he"), (false, false), "{source}");
+        assert!(!tokenizer.is_added(u32::MAX), "{source}");
+    }
+}
