@@ -8,6 +8,7 @@
 //! what all dialects share (guard, body, fields, events) is written once.
 
 mod admin;
+mod anthropic;
 mod api;
 mod body;
 mod chat;

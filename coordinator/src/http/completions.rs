@@ -21,7 +21,7 @@ use super::error::ApiError;
 use super::fields::{Fields, wrong};
 use super::frames::{Frames, Written};
 use super::logprobs::{CompletionTokens, TokenWriter};
-use super::sampling::{self, IncludeUsage, Shared};
+use super::sampling::{self, Draw, IncludeUsage, Shared};
 use super::{body, format, refused};
 
 /// What OpenAI's API takes if the request does not say.
@@ -61,10 +61,13 @@ pub(super) async fn handle(
     let constraint = api.constraint(format, reading.reasoning).await?;
     let delivery = shared.delivery;
     let dialect = Completion::new(&model, &shared, logprobs, echo.unwrap_or_default());
-    let ask = Ask {
+    let draw = Draw {
         default_max_tokens: Some(MAX_TOKENS_DEFAULT),
+        ..shared.draw
+    };
+    let ask = Ask {
         constraint,
-        ..shared.draw.ask(prompts, reading, logprobs)
+        ..draw.ask(prompts, reading, logprobs)
     };
     let answer = api.start(ask, started).await?;
     respond(answer, dialect, delivery, api.config.limits.keep_alive).await

@@ -35,7 +35,7 @@ pub(super) trait Dialect: Send + 'static {
         Ok(())
     }
 
-    /// The frames of one delta: at least one, so that every token is seen to come.
+    /// The frames of one delta. Where the dialect allows it at least one, so that every token is seen to come.
     fn delta(&mut self, delta: Delta, frames: &mut Frames) -> Written;
 
     /// The frames after the last delta.

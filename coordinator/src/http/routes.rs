@@ -9,14 +9,16 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderValue, Request, Response, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::IntoResponse;
-use axum::routing::{get, post};
+use axum::routing::{get, head, post};
 use serde_json::{Value, json};
 
 use crate::gateway::{Phase, ServedModel};
 
 use super::api::Api;
 use super::error::{ApiError, ErrorForm, json_response, status_fields};
-use super::{admin, chat, completions, dashboard, embeddings, guard, metrics, ollama, responses};
+use super::{
+    admin, anthropic, chat, completions, dashboard, embeddings, guard, metrics, ollama, responses,
+};
 
 /// All routes, guarded and counted.
 pub(super) fn router(api: Arc<Api>) -> Router {
@@ -24,8 +26,11 @@ pub(super) fn router(api: Arc<Api>) -> Router {
         .route("/v1/chat/completions", post(chat::handle))
         .route("/v1/completions", post(completions::handle))
         .route("/v1/embeddings", post(embeddings::handle))
+        .route("/v1/messages", post(anthropic::create))
+        .route("/v1/messages/count_tokens", post(anthropic::count))
         .route("/v1/models", get(models))
         .route("/v1/models/{id}", get(model))
+        .route("/", head(greet).get(no_page))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics_text))
@@ -74,6 +79,8 @@ fn route_name(path: &str) -> &'static str {
         "/v1/chat/completions" => "/v1/chat/completions",
         "/v1/completions" => "/v1/completions",
         "/v1/embeddings" => "/v1/embeddings",
+        "/v1/messages" => "/v1/messages",
+        "/v1/messages/count_tokens" => "/v1/messages/count_tokens",
         "/v1/models" => "/v1/models",
         "/v1/responses" => "/v1/responses",
         "/healthz" => "/healthz",
@@ -88,7 +95,15 @@ fn route_name(path: &str) -> &'static str {
 }
 
 async fn models(State(api): State<Arc<Api>>) -> Response<Body> {
-    let body = json!({ "object": "list", "data": [model_entry(&api)] });
+    // Both OpenAI's and Anthropic's clients ask here.
+    let id = &api.gateway.model().id;
+    let body = json!({
+        "object": "list",
+        "data": [model_entry(&api)],
+        "has_more": false,
+        "first_id": id,
+        "last_id": id,
+    });
     json_response(StatusCode::OK, &body)
 }
 
@@ -112,10 +127,21 @@ fn model_entry(api: &Api) -> Value {
     json!({
         "id": served.id,
         "object": "model",
+        "type": "model",
+        "display_name": served.id,
         "created": served.created_unix_s,
         "owned_by": "hearth",
         "max_model_len": (context > 0).then_some(context),
     })
+}
+
+/// Some clients ask whether anybody is there before they say anything.
+async fn greet() -> Response<Body> {
+    Response::new(Body::empty())
+}
+
+async fn no_page() -> ApiError {
+    ApiError::no_such_path()
 }
 
 async fn healthz() -> Response<Body> {

@@ -66,6 +66,8 @@ pub(super) struct Draw {
     pub(super) choices: u32,
     /// Most tokens of an answer, as far as the client said.
     pub(super) max_tokens: Option<u32>,
+    /// What holds if it did not; lowered to what fits. `None` means up to the context.
+    pub(super) default_max_tokens: Option<u32>,
     /// Tokens before which no end id is drawn.
     pub(super) min_tokens: u32,
     /// Ids that end an answer.
@@ -83,6 +85,7 @@ impl Draw {
         Self {
             choices: 1,
             max_tokens: None,
+            default_max_tokens: None,
             min_tokens: 0,
             stop_ids: defaults.eos_ids.clone(),
             stops: Vec::new(),
@@ -112,7 +115,7 @@ impl Draw {
             prompts,
             choices: self.choices,
             max_tokens: self.max_tokens,
-            default_max_tokens: None,
+            default_max_tokens: self.default_max_tokens,
             min_tokens: self.min_tokens,
             stop_ids: self.stop_ids,
             stops: self.stops,
@@ -171,6 +174,7 @@ pub(super) fn draw(fields: &Fields<'_>, model: &ServedModel) -> Result<Draw, Api
     Ok(Draw {
         choices: fields.integer("n", 1..=limits::CHOICES_MAX)?.unwrap_or(1),
         max_tokens,
+        default_max_tokens: defaults.default_max_tokens,
         min_tokens,
         stop_ids,
         stops: stop_texts(fields, "stop")?,

@@ -10,6 +10,7 @@
 )]
 
 mod admin;
+mod anthropic;
 mod chat;
 mod client;
 mod completions;
@@ -20,6 +21,7 @@ mod format;
 mod gateway;
 mod household;
 mod malformed;
+mod malformed_messages;
 mod ollama;
 mod ollama_chat;
 mod people;

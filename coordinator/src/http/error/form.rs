@@ -49,7 +49,11 @@ impl ApiError {
             }),
             ErrorForm::Anthropic => json!({
                 "type": anthropic_type(parts.status),
-                "message": parts.message,
+                "message": match parts.code {
+                    // Agents look for these words, and then shorten their history.
+                    Some("context_length_exceeded") => format!("prompt is too long: {}", parts.message),
+                    _ => parts.message.clone(),
+                },
             }),
             ErrorForm::Ollama => Value::String(parts.message.clone()),
         };

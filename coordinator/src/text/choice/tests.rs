@@ -78,11 +78,13 @@ fn run(choice: &mut ChoiceText, ids: &[u32], finish: Finish) -> (String, Option<
 const CALL: &str =
     "<tool_call>\n{\"name\": \"now\", \"arguments\": {\"a\": \"STOP\"}}\n</tool_call>";
 
-#[test]
-fn calls_stops_and_reasoning_do_not_disturb_each_other() {
+/// How the prompt ended, the answer and its ending; what is read, the finish, and whether the choice stopped itself.
+type Case = (Reasoning, String, Finish, String, Finish, bool);
+
+fn cases() -> Vec<Case> {
     use Reasoning::{Inside, Watch};
     let call = "⟦0 now|{\"a\": \"STOP\"}0⟧";
-    let cases: [(Reasoning, String, Finish, String, Finish, bool); 8] = [
+    vec![
         // A stop text inside a call is part of its arguments.
         (
             Watch,
@@ -135,6 +137,13 @@ fn calls_stops_and_reasoning_do_not_disturb_each_other() {
             Finish::StopText(1),
             true,
         ),
+    ]
+}
+
+/// Answers in which nothing is stopped.
+fn open_cases() -> Vec<Case> {
+    use Reasoning::Watch;
+    vec![
         // Cut off inside.
         (
             Watch,
@@ -152,10 +161,14 @@ fn calls_stops_and_reasoning_do_not_disturb_each_other() {
             Finish::Stop,
             false,
         ),
-    ];
+    ]
+}
+
+#[test]
+fn calls_stops_and_reasoning_do_not_disturb_each_other() {
     let tokenizer = tokenizer(&[]);
     let stops = ["never asked".to_owned(), "STOP".to_owned()];
-    for (reasoning, text, ending, expected, finish, stopped) in cases {
+    for (reasoning, text, ending, expected, finish, stopped) in [cases(), open_cases()].concat() {
         let ids = tokenizer.encode(&text, Specials::Parse).unwrap();
         let mut choice = ChoiceText::new(&tokenizer, &stops, &reading(reasoning, Parallel::Any));
         let got = run(&mut choice, &ids, ending);

@@ -147,255 +147,255 @@ fn check(style: CallStyle, cases: &[(&str, &str)]) {
     }
 }
 
+/// Answers with tags, and what they are read as.
+const TAGS: &[(&str, &str)] = &[
+    ("Just text < 5 & <b>.\n", "Just text < 5 & <b>.\n"),
+    (
+        "Let me see.\n\n<tool_call>\n<function=weather>\n<parameter=city>\nParis\n</parameter>\n<parameter=days>\n3\n</parameter>\n</function>\n</tool_call>",
+        "Let me see.⟦weather|{\"city\": \"Paris\", \"days\": 3}⟧",
+    ),
+    // Two calls, and text behind them.
+    (
+        "<tool_call>\n<function=now>\n</function>\n</tool_call>\n<tool_call>\n<function=now>\n</function>\n</tool_call>\n\nDone. ",
+        "⟦now|{}⟧⟦now|{}⟧Done. ",
+    ),
+    // Values keep their own lines, quotes, tags and spaces.
+    (
+        "<tool_call>\n<function=write>\n<parameter=path>\na b.html\n</parameter>\n<parameter=text>\n\n<p class=\"x\">1 < 2</p>\n  </para\n\u{e9}\\n\n\n</parameter>\n</function>\n</tool_call>",
+        "⟦write|{\"path\": \"a b.html\", \"text\": \"\\n<p class=\\\"x\\\">1 < 2</p>\\n  </para\\n\u{e9}\\\\n\\n\"}⟧",
+    ),
+    (
+        "<tool_call><function=write><parameter=text>one</parameter><parameter=path></parameter></function></tool_call>",
+        "⟦write|{\"text\": \"one\", \"path\": \"\"}⟧",
+    ),
+    // Typed by the schema; what does not fit is a string.
+    (
+        "<tool_call>\n<function=weather>\n<parameter=near>\n[1,\n 2]\n</parameter>\n<parameter=days>\nmany\n</parameter>\n<parameter=other>\n7\n</parameter>\n</function>\n</tool_call>",
+        "⟦weather|{\"near\": [1,\n 2], \"days\": \"many\", \"other\": \"7\"}⟧",
+    ),
+    // Tags that are missing.
+    ("<function=now>\n</function>\n</tool_call>", "⟦now|{}⟧"),
+    (
+        "<tool_call>\n<function=weather>\n<parameter=city>\nRome\n</parameter>\n</tool_call>\n<tool_call>\n<function=now>\n</tool_call>",
+        "⟦weather|{\"city\": \"Rome\"}⟧⟦now|{}⟧",
+    ),
+    (
+        "<tool_call>\n<function=weather>\n<parameter=city>\nRome\n</parameter>\n<tool_call>\n<function=now>\n</function>",
+        "⟦weather|{\"city\": \"Rome\"}⟧⟦now|{}⟧",
+    ),
+    // The other kind of call in this markup.
+    (
+        "<tool_call>\n{\"name\": \"now\", \"arguments\": {}}\n</tool_call>",
+        "⟦now|{}⟧",
+    ),
+    // Words between parameters are passed over.
+    (
+        "<tool_call>\n<function=weather>\nwith <b> the city\n<parameter=city>\nRome\n</parameter>\nthere</function>\n</tool_call>",
+        "⟦weather|{\"city\": \"Rome\"}⟧",
+    ),
+    // A tool that was not offered.
+    (
+        "<tool_call>\n<function=erase>\n<parameter=n>\n1\n</parameter>\n</function>\n</tool_call>",
+        "⟦erase|{\"n\": \"1\"}⟧",
+    ),
+    // Not called without the first tag, though.
+    (
+        "Write <function=erase> to erase.",
+        "Write <function=erase> to erase.",
+    ),
+    // Never closed, in every place.
+    ("See <tool_", "See <tool_"),
+    ("See <tool_call>", "See <tool_call>"),
+    (
+        "<tool_call>\n<function=weath",
+        "<tool_call>\n<function=weath",
+    ),
+    ("<tool_call>\n<function=weather>\n", "⟦weather|{}⟧"),
+    (
+        "<tool_call>\n<function=weather>\n<parameter=ci",
+        "⟦weather|…",
+    ),
+    (
+        "<tool_call>\n<function=weather>\n<parameter=city>\nPar",
+        "⟦weather|{\"city\": \"Par…",
+    ),
+    (
+        "<tool_call>\n<function=weather>\n<parameter=days>\n1",
+        "⟦weather|{\"days\": …",
+    ),
+    (
+        "<tool_call>\n<function=weather>\n<parameter=city>\nParis\n</parameter>\n",
+        "⟦weather|{\"city\": \"Paris\"}⟧",
+    ),
+    // No call at all.
+    (
+        "<tool_call>\nnothing</tool_call>",
+        "<tool_call>\nnothing</tool_call>",
+    ),
+    (
+        "<tool_call>\n<function=we ather>\n</function>",
+        "<tool_call>\n<function=we ather>\n</function>",
+    ),
+    (
+        "<tool_call><tool_call>\n<function=now></function></tool_call>",
+        "<tool_call>⟦now|{}⟧",
+    ),
+    (
+        "<tool_call>\n<function=>\n</function>",
+        "<tool_call>\n<function=>\n</function>",
+    ),
+];
+
 #[test]
 fn tags_become_calls() {
-    check(
-        CallStyle::Xml,
-        &[
-            ("Just text < 5 & <b>.\n", "Just text < 5 & <b>.\n"),
-            (
-                "Let me see.\n\n<tool_call>\n<function=weather>\n<parameter=city>\nParis\n</parameter>\n<parameter=days>\n3\n</parameter>\n</function>\n</tool_call>",
-                "Let me see.⟦weather|{\"city\": \"Paris\", \"days\": 3}⟧",
-            ),
-            // Two calls, and text behind them.
-            (
-                "<tool_call>\n<function=now>\n</function>\n</tool_call>\n<tool_call>\n<function=now>\n</function>\n</tool_call>\n\nDone. ",
-                "⟦now|{}⟧⟦now|{}⟧Done. ",
-            ),
-            // Values keep their own lines, quotes, tags and spaces.
-            (
-                "<tool_call>\n<function=write>\n<parameter=path>\na b.html\n</parameter>\n<parameter=text>\n\n<p class=\"x\">1 < 2</p>\n  </para\n\u{e9}\\n\n\n</parameter>\n</function>\n</tool_call>",
-                "⟦write|{\"path\": \"a b.html\", \"text\": \"\\n<p class=\\\"x\\\">1 < 2</p>\\n  </para\\n\u{e9}\\\\n\\n\"}⟧",
-            ),
-            (
-                "<tool_call><function=write><parameter=text>one</parameter><parameter=path></parameter></function></tool_call>",
-                "⟦write|{\"text\": \"one\", \"path\": \"\"}⟧",
-            ),
-            // Typed by the schema; what does not fit is a string.
-            (
-                "<tool_call>\n<function=weather>\n<parameter=near>\n[1,\n 2]\n</parameter>\n<parameter=days>\nmany\n</parameter>\n<parameter=other>\n7\n</parameter>\n</function>\n</tool_call>",
-                "⟦weather|{\"near\": [1,\n 2], \"days\": \"many\", \"other\": \"7\"}⟧",
-            ),
-            // Tags that are missing.
-            ("<function=now>\n</function>\n</tool_call>", "⟦now|{}⟧"),
-            (
-                "<tool_call>\n<function=weather>\n<parameter=city>\nRome\n</parameter>\n</tool_call>\n<tool_call>\n<function=now>\n</tool_call>",
-                "⟦weather|{\"city\": \"Rome\"}⟧⟦now|{}⟧",
-            ),
-            (
-                "<tool_call>\n<function=weather>\n<parameter=city>\nRome\n</parameter>\n<tool_call>\n<function=now>\n</function>",
-                "⟦weather|{\"city\": \"Rome\"}⟧⟦now|{}⟧",
-            ),
-            // The other kind of call in this markup.
-            (
-                "<tool_call>\n{\"name\": \"now\", \"arguments\": {}}\n</tool_call>",
-                "⟦now|{}⟧",
-            ),
-            // Words between parameters are passed over.
-            (
-                "<tool_call>\n<function=weather>\nwith <b> the city\n<parameter=city>\nRome\n</parameter>\nthere</function>\n</tool_call>",
-                "⟦weather|{\"city\": \"Rome\"}⟧",
-            ),
-            // A tool that was not offered.
-            (
-                "<tool_call>\n<function=erase>\n<parameter=n>\n1\n</parameter>\n</function>\n</tool_call>",
-                "⟦erase|{\"n\": \"1\"}⟧",
-            ),
-            // Not called without the first tag, though.
-            (
-                "Write <function=erase> to erase.",
-                "Write <function=erase> to erase.",
-            ),
-            // Never closed, in every place.
-            ("See <tool_", "See <tool_"),
-            ("See <tool_call>", "See <tool_call>"),
-            (
-                "<tool_call>\n<function=weath",
-                "<tool_call>\n<function=weath",
-            ),
-            ("<tool_call>\n<function=weather>\n", "⟦weather|{}⟧"),
-            (
-                "<tool_call>\n<function=weather>\n<parameter=ci",
-                "⟦weather|…",
-            ),
-            (
-                "<tool_call>\n<function=weather>\n<parameter=city>\nPar",
-                "⟦weather|{\"city\": \"Par…",
-            ),
-            (
-                "<tool_call>\n<function=weather>\n<parameter=days>\n1",
-                "⟦weather|{\"days\": …",
-            ),
-            (
-                "<tool_call>\n<function=weather>\n<parameter=city>\nParis\n</parameter>\n",
-                "⟦weather|{\"city\": \"Paris\"}⟧",
-            ),
-            // No call at all.
-            (
-                "<tool_call>\nnothing</tool_call>",
-                "<tool_call>\nnothing</tool_call>",
-            ),
-            (
-                "<tool_call>\n<function=we ather>\n</function>",
-                "<tool_call>\n<function=we ather>\n</function>",
-            ),
-            (
-                "<tool_call><tool_call>\n<function=now></function></tool_call>",
-                "<tool_call>⟦now|{}⟧",
-            ),
-            (
-                "<tool_call>\n<function=>\n</function>",
-                "<tool_call>\n<function=>\n</function>",
-            ),
-        ],
-    );
+    check(CallStyle::Xml, TAGS);
 }
+
+/// Answers with JSON in tags.
+const JSON_IN_TAGS: &[(&str, &str)] = &[
+    (
+        "Well.\n<tool_call>\n{\"name\": \"weather\", \"arguments\": {\"city\": \"Paris\", \"days\": [1, {\"a\": \"}\"}]}}\n</tool_call>",
+        "Well.⟦weather|{\"city\": \"Paris\", \"days\": [1, {\"a\": \"}\"}]}⟧",
+    ),
+    (
+        "<tool_call>\n{\"name\": \"now\", \"arguments\": {}}\n</tool_call>\n<tool_call>\n{\"name\": \"now\"}\n</tool_call> So.",
+        "⟦now|{}⟧⟦now|{}⟧So.",
+    ),
+    // Arguments first, as a text, as nothing; members that are not known.
+    (
+        "<tool_call>{\"arguments\": {\"city\": \"Bonn\"}, \"id\": 7, \"name\": \"weather\"}</tool_call>",
+        "⟦weather|{\"city\": \"Bonn\"}⟧",
+    ),
+    (
+        "<tool_call>{\"name\": \"weather\", \"arguments\": \"{\\\"city\\\": \\\"Bonn\\\"}\"}</tool_call>",
+        "⟦weather|{\"city\":\"Bonn\"}⟧",
+    ),
+    (
+        "<tool_call>{\"name\": \"now\", \"arguments\": null, \"type\": [{}], \"arguments\": {}}</tool_call>",
+        "⟦now|{}⟧",
+    ),
+    // Strings that are not quite JSON.
+    (
+        "<tool_call>{\"name\": \"write\", \"arguments\": {\"text\": \"a\nb\\d\"}}</tool_call>",
+        "⟦write|{\"text\": \"a\\nb\\\\d\"}⟧",
+    ),
+    // One brace too many, one too few, and no closing tag.
+    (
+        "<tool_call>{\"name\": \"now\", \"arguments\": {}}}\n</tool_call>Yes.",
+        "⟦now|{}⟧Yes.",
+    ),
+    (
+        "<tool_call>\n{\"name\": \"now\", \"arguments\": {}\n</tool_call>Yes.",
+        "⟦now|{}⟧Yes.",
+    ),
+    (
+        "<tool_call>{\"name\": \"now\", \"arguments\": {}} Yes.",
+        "⟦now|{}⟧Yes.",
+    ),
+    (
+        "<tool_call>{\"name\": \"now\", \"arguments\": {}",
+        "⟦now|{}⟧",
+    ),
+    (
+        "<tool_call>{\"name\": \"now\", \"arguments\": {}}</tool_c",
+        "⟦now|{}⟧</tool_c",
+    ),
+    // A tool that was not offered.
+    (
+        "<tool_call>{\"name\": \"erase\", \"arguments\": {\"a\": 1}}</tool_call>",
+        "⟦erase|{\"a\": 1}⟧",
+    ),
+    // Never closed.
+    ("<tool_call>{\"name\": \"wea", "<tool_call>{\"name\": \"wea"),
+    (
+        "<tool_call>{\"name\": \"weather\", ",
+        "<tool_call>{\"name\": \"weather\", ",
+    ),
+    (
+        "<tool_call>{\"name\": \"weather\", \"arguments\": {\"city\": \"Pa",
+        "⟦weather|{\"city\": \"Pa…",
+    ),
+    // Not JSON: text, from the place where that shows.
+    (
+        "<tool_call>\n{'name': 'now'}\n</tool_call>",
+        "<tool_call>\n{'name': 'now'}\n</tool_call>",
+    ),
+    (
+        "<tool_call>{\"name\": \"weather\", \"arguments\": [1]}</tool_call>",
+        "<tool_call>{\"name\": \"weather\", \"arguments\": [1]}</tool_call>",
+    ),
+    (
+        "<tool_call>{\"name\": \"weather\", \"arguments\": {\"city\": Paris}}</tool_call>",
+        "⟦weather|{\"city\": …Paris}}</tool_call>",
+    ),
+    (
+        "<tool_call>{\"name\": \"a b\", \"arguments\": {}}</tool_call>",
+        "<tool_call>{\"name\": \"a b\", \"arguments\": {}}</tool_call>",
+    ),
+    (
+        "<tool_call>{\"name\": 5} <tool_call>{\"name\": \"now\"}</tool_call>",
+        "<tool_call>{\"name\": 5}⟦now|{}⟧",
+    ),
+    (
+        "<tool_call>{\"arguments\": {}}</tool_call>",
+        "<tool_call>{\"arguments\": {}}</tool_call>",
+    ),
+];
 
 #[test]
 fn json_in_tags_becomes_calls() {
-    check(
-        CallStyle::Hermes,
-        &[
-            (
-                "Well.\n<tool_call>\n{\"name\": \"weather\", \"arguments\": {\"city\": \"Paris\", \"days\": [1, {\"a\": \"}\"}]}}\n</tool_call>",
-                "Well.⟦weather|{\"city\": \"Paris\", \"days\": [1, {\"a\": \"}\"}]}⟧",
-            ),
-            (
-                "<tool_call>\n{\"name\": \"now\", \"arguments\": {}}\n</tool_call>\n<tool_call>\n{\"name\": \"now\"}\n</tool_call> So.",
-                "⟦now|{}⟧⟦now|{}⟧So.",
-            ),
-            // Arguments first, as a text, as nothing; members that are not known.
-            (
-                "<tool_call>{\"arguments\": {\"city\": \"Bonn\"}, \"id\": 7, \"name\": \"weather\"}</tool_call>",
-                "⟦weather|{\"city\": \"Bonn\"}⟧",
-            ),
-            (
-                "<tool_call>{\"name\": \"weather\", \"arguments\": \"{\\\"city\\\": \\\"Bonn\\\"}\"}</tool_call>",
-                "⟦weather|{\"city\":\"Bonn\"}⟧",
-            ),
-            (
-                "<tool_call>{\"name\": \"now\", \"arguments\": null, \"type\": [{}], \"arguments\": {}}</tool_call>",
-                "⟦now|{}⟧",
-            ),
-            // Strings that are not quite JSON.
-            (
-                "<tool_call>{\"name\": \"write\", \"arguments\": {\"text\": \"a\nb\\d\"}}</tool_call>",
-                "⟦write|{\"text\": \"a\\nb\\\\d\"}⟧",
-            ),
-            // One brace too many, one too few, and no closing tag.
-            (
-                "<tool_call>{\"name\": \"now\", \"arguments\": {}}}\n</tool_call>Yes.",
-                "⟦now|{}⟧Yes.",
-            ),
-            (
-                "<tool_call>\n{\"name\": \"now\", \"arguments\": {}\n</tool_call>Yes.",
-                "⟦now|{}⟧Yes.",
-            ),
-            (
-                "<tool_call>{\"name\": \"now\", \"arguments\": {}} Yes.",
-                "⟦now|{}⟧Yes.",
-            ),
-            (
-                "<tool_call>{\"name\": \"now\", \"arguments\": {}",
-                "⟦now|{}⟧",
-            ),
-            (
-                "<tool_call>{\"name\": \"now\", \"arguments\": {}}</tool_c",
-                "⟦now|{}⟧</tool_c",
-            ),
-            // A tool that was not offered.
-            (
-                "<tool_call>{\"name\": \"erase\", \"arguments\": {\"a\": 1}}</tool_call>",
-                "⟦erase|{\"a\": 1}⟧",
-            ),
-            // Never closed.
-            ("<tool_call>{\"name\": \"wea", "<tool_call>{\"name\": \"wea"),
-            (
-                "<tool_call>{\"name\": \"weather\", ",
-                "<tool_call>{\"name\": \"weather\", ",
-            ),
-            (
-                "<tool_call>{\"name\": \"weather\", \"arguments\": {\"city\": \"Pa",
-                "⟦weather|{\"city\": \"Pa…",
-            ),
-            // Not JSON: text, from the place where that shows.
-            (
-                "<tool_call>\n{'name': 'now'}\n</tool_call>",
-                "<tool_call>\n{'name': 'now'}\n</tool_call>",
-            ),
-            (
-                "<tool_call>{\"name\": \"weather\", \"arguments\": [1]}</tool_call>",
-                "<tool_call>{\"name\": \"weather\", \"arguments\": [1]}</tool_call>",
-            ),
-            (
-                "<tool_call>{\"name\": \"weather\", \"arguments\": {\"city\": Paris}}</tool_call>",
-                "⟦weather|{\"city\": …Paris}}</tool_call>",
-            ),
-            (
-                "<tool_call>{\"name\": \"a b\", \"arguments\": {}}</tool_call>",
-                "<tool_call>{\"name\": \"a b\", \"arguments\": {}}</tool_call>",
-            ),
-            (
-                "<tool_call>{\"name\": 5} <tool_call>{\"name\": \"now\"}</tool_call>",
-                "<tool_call>{\"name\": 5}⟦now|{}⟧",
-            ),
-            (
-                "<tool_call>{\"arguments\": {}}</tool_call>",
-                "<tool_call>{\"arguments\": {}}</tool_call>",
-            ),
-        ],
-    );
+    check(CallStyle::Hermes, JSON_IN_TAGS);
 }
+
+/// Answers with bare JSON.
+const BARE_JSON: &[(&str, &str)] = &[
+    (
+        "{\"name\": \"weather\", \"parameters\": {\"city\": \"Paris\"}}",
+        "⟦weather|{\"city\": \"Paris\"}⟧",
+    ),
+    (
+        " <|python_tag|>{\"type\": \"function\", \"name\": \"now\", \"parameters\": {}}",
+        "⟦now|{}⟧",
+    ),
+    (
+        "I look.\n<|python_tag|>{\"name\": \"erase\", \"parameters\": {}}",
+        "I look.⟦erase|{}⟧",
+    ),
+    (
+        "{\"name\": \"now\", \"parameters\": {}}; {\"name\": \"now\", \"parameters\": {}}\nSo.",
+        "⟦now|{}⟧⟦now|{}⟧So.",
+    ),
+    // An answer in JSON is an answer.
+    (
+        "{\"name\": \"Ada\", \"age\": 3}",
+        "{\"name\": \"Ada\", \"age\": 3}",
+    ),
+    ("{\"name\": \"now\"}", "{\"name\": \"now\"}"),
+    (
+        "\n{\"a\": {\"name\": \"now\"}}",
+        "\n{\"a\": {\"name\": \"now\"}}",
+    ),
+    (
+        "Look: {\"name\": \"now\", \"parameters\": {}}",
+        "Look: {\"name\": \"now\", \"parameters\": {}}",
+    ),
+    ("{", "{"),
+    (
+        "<|python_tag|>print(\"now\")",
+        "<|python_tag|>print(\"now\")",
+    ),
+    ("<|python_tag|>", "<|python_tag|>"),
+    (
+        "{\"name\": \"weather\", \"parameters\": {\"city\": \"Pa",
+        "⟦weather|{\"city\": \"Pa…",
+    ),
+    (" ", " "),
+    ("", ""),
+];
 
 #[test]
 fn bare_json_becomes_calls() {
-    check(
-        CallStyle::Llama,
-        &[
-            (
-                "{\"name\": \"weather\", \"parameters\": {\"city\": \"Paris\"}}",
-                "⟦weather|{\"city\": \"Paris\"}⟧",
-            ),
-            (
-                " <|python_tag|>{\"type\": \"function\", \"name\": \"now\", \"parameters\": {}}",
-                "⟦now|{}⟧",
-            ),
-            (
-                "I look.\n<|python_tag|>{\"name\": \"erase\", \"parameters\": {}}",
-                "I look.⟦erase|{}⟧",
-            ),
-            (
-                "{\"name\": \"now\", \"parameters\": {}}; {\"name\": \"now\", \"parameters\": {}}\nSo.",
-                "⟦now|{}⟧⟦now|{}⟧So.",
-            ),
-            // An answer in JSON is an answer.
-            (
-                "{\"name\": \"Ada\", \"age\": 3}",
-                "{\"name\": \"Ada\", \"age\": 3}",
-            ),
-            ("{\"name\": \"now\"}", "{\"name\": \"now\"}"),
-            (
-                "\n{\"a\": {\"name\": \"now\"}}",
-                "\n{\"a\": {\"name\": \"now\"}}",
-            ),
-            (
-                "Look: {\"name\": \"now\", \"parameters\": {}}",
-                "Look: {\"name\": \"now\", \"parameters\": {}}",
-            ),
-            ("{", "{"),
-            (
-                "<|python_tag|>print(\"now\")",
-                "<|python_tag|>print(\"now\")",
-            ),
-            ("<|python_tag|>", "<|python_tag|>"),
-            (
-                "{\"name\": \"weather\", \"parameters\": {\"city\": \"Pa",
-                "⟦weather|{\"city\": \"Pa…",
-            ),
-            (" ", " "),
-            ("", ""),
-        ],
-    );
+    check(CallStyle::Llama, BARE_JSON);
 }
 
 #[test]
@@ -515,58 +515,52 @@ fn what_a_grammar_describes_is_read_as_the_call() {
 }
 
 /// Pieces of which answers with and without calls are made.
-fn fragment() -> impl Strategy<Value = String> {
-    prop::sample::select(
-        [
-            "<tool_call>",
-            "</tool_call>",
-            "<function=",
-            "weather",
-            "erase",
-            ">",
-            "\n",
-            "<parameter=",
-            "city",
-            "days",
-            "</parameter>",
-            "</function>",
-            "{",
-            "}",
-            "\"name\": ",
-            "\"weather\"",
-            ", ",
-            "\"arguments\": ",
-            "\"parameters\": ",
-            "{\"city\": \"a",
-            "\"}",
-            "\\",
-            "\\u12",
-            "\\ud83d",
-            "12",
-            "null",
-            "[",
-            "]",
-            "<|python_tag|>",
-            "; ",
-            " ",
-            "text",
-            "é",
-            "<",
-            "\"",
-            "{\"name\": \"weather\", \"arguments\": {\"city\": \"",
-            "<tool_call>\n<function=weather>\n<parameter=city>\n",
-            "\n</parameter>\n",
-            "</function>\n</tool_call>",
-        ]
-        .map(str::to_owned)
-        .to_vec(),
-    )
-}
+const FRAGMENTS: &[&str] = &[
+    "<tool_call>",
+    "</tool_call>",
+    "<function=",
+    "weather",
+    "erase",
+    ">",
+    "\n",
+    "<parameter=",
+    "city",
+    "days",
+    "</parameter>",
+    "</function>",
+    "{",
+    "}",
+    "\"name\": ",
+    "\"weather\"",
+    ", ",
+    "\"arguments\": ",
+    "\"parameters\": ",
+    "{\"city\": \"a",
+    "\"}",
+    "\\",
+    "\\u12",
+    "\\ud83d",
+    "12",
+    "null",
+    "[",
+    "]",
+    "<|python_tag|>",
+    "; ",
+    " ",
+    "text",
+    "é",
+    "<",
+    "\"",
+    "{\"name\": \"weather\", \"arguments\": {\"city\": \"",
+    "<tool_call>\n<function=weather>\n<parameter=city>\n",
+    "\n</parameter>\n",
+    "</function>\n</tool_call>",
+];
 
 proptest! {
     #[test]
     fn cuts_change_nothing(
-        fragments in prop::collection::vec(fragment(), 0..24),
+        fragments in prop::collection::vec(prop::sample::select(FRAGMENTS), 0..24),
         widths in prop::collection::vec(1_usize..6, 1..8),
         style in prop::sample::select(vec![CallStyle::Xml, CallStyle::Hermes, CallStyle::Llama]),
         ending in prop::sample::select(vec![Ending::Own, Ending::Cut]),
@@ -592,7 +586,7 @@ proptest! {
 
     #[test]
     fn calls_that_end_are_whole(
-        fragments in prop::collection::vec(fragment(), 0..24),
+        fragments in prop::collection::vec(prop::sample::select(FRAGMENTS), 0..24),
         style in prop::sample::select(vec![CallStyle::Xml, CallStyle::Hermes, CallStyle::Llama]),
     ) {
         let whole = fragments.concat();
