@@ -100,7 +100,7 @@ fn the_last_row_has_the_recorded_logits() {
 fn the_mean_is_the_sum_of_the_rows_in_order_by_their_number() {
     let checkpoint = rig::open("qwen3_5_moe");
     let exec = exec(Isa::detect(), 2);
-    let mut of = |prompt: &[u32], pooling| {
+    let of = |prompt: &[u32], pooling| {
         let mut chain = Chain::whole(&checkpoint, &exec, KvType::F32);
         vector(&mut chain, prompt, pooling, &[u32::MAX])
     };

@@ -106,11 +106,12 @@ impl Item {
         let status = status.name();
         match self {
             Self::Reasoning { text, seal } => {
+                let packed = (*seal == Seal::Yes && !parts.is_empty()).then(|| sealed::seal(text));
                 let mut body = json!({
                     "id": id, "type": "reasoning", "status": status, "summary": [], "content": parts,
                 });
-                if *seal == Seal::Yes && !parts_are_empty(&body) {
-                    body["encrypted_content"] = sealed::seal(text).into();
+                if let Some(packed) = packed {
+                    body["encrypted_content"] = packed.into();
                 }
                 body
             }
@@ -144,8 +145,4 @@ impl Item {
             }
         }
     }
-}
-
-fn parts_are_empty(body: &Value) -> bool {
-    body["content"].as_array().is_none_or(Vec::is_empty)
 }
