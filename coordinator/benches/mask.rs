@@ -11,14 +11,17 @@
 )]
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use coordinator::constraints::{Begin, Form, Grammars, Strictness};
-use coordinator::gateway::ServedModel;
+use coordinator::gateway::{Card, ServedModel};
 use model::Tokenizer;
 use serde_json::{Value, json};
 
+/// The model in the repository.
+const BUNDLED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/hearth-tiny.gguf");
 const VOCAB: usize = 248_320;
 /// Walks through each answer.
 const ROUNDS: usize = 5;
@@ -288,6 +291,8 @@ fn main() {
         },
         vocab: size.max(VOCAB as u32),
         created_unix_s: 0,
+        // Nothing here asks for it; any model's will do.
+        card: Card::of(&model::Checkpoint::open(Path::new(BUNDLED)).expect("the bundled model")),
     }));
     let started = Instant::now();
     let any = Form::Choice(vec!["a".to_owned()]);

@@ -22,11 +22,11 @@ mod card;
 mod owner;
 mod status;
 
+/// What the tokens of an answer have to follow; nothing here looks into it.
+pub use crate::text::{Constraint, Walk, WalkError};
 pub use card::Card;
 pub use owner::OWNER_CALLS_MAX;
 pub use status::{Phase, ServiceStatus};
-/// What the tokens of an answer have to follow; nothing here looks into it.
-pub use crate::text::{Constraint, Walk, WalkError};
 
 /// Commands that may wait for the household. Senders wait when it is full.
 pub const COMMANDS_MAX: usize = 256;

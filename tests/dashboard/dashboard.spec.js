@@ -238,10 +238,23 @@ test("a device that knocks is let in by its words, and can be removed", async ({
   await expect(row).toHaveCount(0);
 });
 
-test("keys that are not there are said to be not there", async ({ page, house }) => {
-  page.provoked = /admin\/(keys|usage)/;
+test("keys of people are made and listed, and the page goes on with the first", async ({ page, house }) => {
   await open(page, house, "people");
-  await expect(page.locator("#people")).toContainText(/no keys of its own|Create a key/);
+  await page.getByLabel("Name").fill("ada");
+  await page.getByRole("button", { name: "Create a key" }).click();
+  await expect(page.locator(".invite")).toContainText("It is the first");
+  expect((await fetch(`${house.url}/v1/models`)).status).toBe(401);
+  const row = page.locator("#people .rows li", { hasText: "ada" });
+  await expect(row).toContainText("priority normal");
+  await page.locator(`.tabs a[href="#chat"]`).click();
+  await say(page, "Tell me a story.");
+  await expect(page.locator("article.assistant .stats")).toContainText("tokens/s");
+  await page.locator(`.tabs a[href="#people"]`).click();
+  await expect(page.locator("#people tbody")).toContainText("ada", { timeout: 30_000 });
+  await row.getByRole("button", { name: "Revoke the key of ada" }).click();
+  await page.getByRole("dialog").getByRole("button", { name: "Revoke" }).click();
+  await expect(row).toContainText("revoked");
+  expect((await fetch(`${house.url}/v1/models`)).status).toBe(200);
 });
 
 test("a key is shown once, and who used what is listed", async ({ page, house }) => {
@@ -348,7 +361,6 @@ test("another origin's page and a missing mark get nothing", async ({ house }) =
 });
 
 test("every page fits phone and desktop, dark and light, and works by keyboard", async ({ page, house }) => {
-  page.provoked = /admin\/(keys|usage)/;
   await open(page, house, "chat");
   await say(page, "Tell me a story.", 400);
   const work = house.work();

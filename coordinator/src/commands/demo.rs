@@ -251,7 +251,7 @@ fn invite_clients(service: &Service) -> Outcome {
     });
     let api = service.api;
     screen::show(&format!(
-        "\nendpoint  http://{api}/v1\ntry       curl http://{api}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'\n\nCtrl-C ends it.\n"
+        "\nendpoint  http://{api}/v1\ndashboard http://{api}/\ntry       curl http://{api}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'\n\nCtrl-C ends it.\n"
     ))
 }
 

@@ -215,8 +215,13 @@ fn announce(service: &Service, facts: &Facts, voice: Voice) -> Outcome {
         Some(fingerprint) => format!("\ncertificate (SHA-256)  {fingerprint}"),
         None => String::new(),
     };
+    // The owner's page is for this machine.
+    let page = match service.api.ip().is_unspecified() {
+        true => format!("{scheme}://localhost:{}/", service.api.port()),
+        false => format!("{scheme}://{}/", service.api),
+    };
     screen::show(&format!(
-        "model     {}  ({})\nendpoint  {endpoint}{certificate}\nmesh      {mesh}\ninvite    coordinator invite --data-dir '{}'\n",
+        "model     {}  ({})\nendpoint  {endpoint}{certificate}\ndashboard {page}\nmesh      {mesh}\ninvite    coordinator invite --data-dir '{}'\n",
         facts.model,
         facts.path.display(),
         facts.data_dir.display()

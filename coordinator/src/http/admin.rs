@@ -10,11 +10,13 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
 use axum::http::{HeaderName, HeaderValue, Request, Response, StatusCode, header};
 use axum::middleware::{Next, from_fn};
 use axum::response::IntoResponse as _;
 use axum::routing::{MethodRouter, get, post};
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::api::Api;
@@ -54,8 +56,8 @@ pub(super) fn routes() -> Router<Arc<Api>> {
         .route("/admin/approve", acts(approve))
         .route("/admin/deny", acts(deny))
         .route("/admin/kick", acts(kick))
-        .route("/admin/keys", reads("key_list").merge(acts(key_create)))
-        .route("/admin/keys/revoke", acts(key_revoke))
+        .route("/admin/keys", reads("key_list").merge(acts(new_key)))
+        .route("/admin/keys/revoke", acts(revoke))
         .route("/admin/usage", get(usage))
         .route("/admin/{*rest}", axum::routing::any(nothing))
         .layer(from_fn(admit))
@@ -95,20 +97,27 @@ async fn next_plan(State(api): State<Arc<Api>>) -> Result<Response<Body>, ApiErr
     ask(&api, json!({"do": "plan", "next": true})).await
 }
 
-/// `?days=N`, 1 where it is left out.
+/// Days that are asked for.
+#[derive(Debug, Deserialize)]
+struct Span {
+    days: Option<u32>,
+}
+
 async fn usage(
     State(api): State<Arc<Api>>,
-    request: Request<Body>,
+    span: Result<Query<Span>, QueryRejection>,
 ) -> Result<Response<Body>, ApiError> {
-    let query = request.uri().query().unwrap_or_default();
-    let mut wanted = json!({"do": "usage"});
-    if let Some(days) = query.split('&').find_map(|part| part.strip_prefix("days=")) {
-        let number = days.parse::<u32>().map_err(|_| {
-            ApiError::field("days", "`days` in the address is no number; expected 1 or more")
-        })?;
-        wanted["days"] = number.into();
+    let Ok(Query(Span { days })) = span else {
+        return Err(ApiError::field(
+            "days",
+            "`days` is no whole number; expected `/admin/usage?days=30`",
+        ));
+    };
+    let mut request = json!({"do": "usage"});
+    if let Some(days) = days {
+        request["days"] = days.into();
     }
-    ask(&api, wanted).await
+    ask(&api, request).await
 }
 
 async fn nothing() -> ApiError {
@@ -173,22 +182,24 @@ fn kick(fields: &Fields<'_>) -> Result<Value, ApiError> {
     Ok(json!({"do": "kick", "node": node}))
 }
 
-fn key_create(fields: &Fields<'_>) -> Result<Value, ApiError> {
-    let person = name(fields, "name", "whose key it is")?;
-    let mut request = json!({"do": "key_create", "name": person});
+fn new_key(fields: &Fields<'_>) -> Result<Value, ApiError> {
+    let mut request = json!({
+        "do": "key_create",
+        "name": name(fields, "name", "the name of a person")?,
+    });
     for limit in ["tokens_per_day", "requests_at_once"] {
-        if let Some(number) = fields.integer(limit, 1..=u32::MAX)? {
-            request[limit] = number.into();
+        if let Some(count) = fields.integer(limit, 1..=u32::MAX)? {
+            request[limit] = count.into();
         }
     }
-    if let Some(priority) = fields.text("priority")? {
-        request["priority"] = priority.into();
+    if fields.get("priority").is_some() {
+        request["priority"] = name(fields, "priority", "low, normal or high")?.into();
     }
     Ok(request)
 }
 
-fn key_revoke(fields: &Fields<'_>) -> Result<Value, ApiError> {
-    let key = name(fields, "key", "the number of a key, or the name of its person")?;
+fn revoke(fields: &Fields<'_>) -> Result<Value, ApiError> {
+    let key = name(fields, "key", "the name or the number of a key")?;
     Ok(json!({"do": "key_revoke", "key": key}))
 }
 

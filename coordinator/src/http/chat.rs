@@ -17,7 +17,7 @@ use axum::http::{Request, Response};
 use serde_json::{Map, Value};
 
 use crate::gateway::ServedModel;
-use crate::text::{ChatRequest, OutputFormat, PromptError, Thinking};
+use crate::text::{ChatRequest, PromptError, Thinking};
 
 use super::api::{Api, ChatAsk};
 use super::dialect::respond;

@@ -38,11 +38,11 @@ use crate::gateway::ServedModel;
 use crate::text::{ChatRequest, Message, OutputFormat, PromptError, Said, Thinking};
 
 use super::api::{Api, ChatAsk, check_model};
-use super::{body, guard};
 use super::dialect::respond;
 use super::error::{ApiError, json_response};
 use super::fields::{Fields, describe};
 use super::sampling::{self, Delivery, Draw};
+use super::{body, guard};
 
 use item::Seal;
 use writer::{Keep, Writer};

@@ -30,6 +30,9 @@ async fn each_route_is_one_request_of_the_owner() {
         ("/admin/pending", json!({"do": "pending"})),
         ("/admin/plan", json!({"do": "plan"})),
         ("/admin/plan/next", json!({"do": "plan", "next": true})),
+        ("/admin/keys", json!({"do": "key_list"})),
+        ("/admin/usage", json!({"do": "usage"})),
+        ("/admin/usage?days=30", json!({"do": "usage", "days": 30})),
     ] {
         let reply = read(&served, path).await;
         assert_eq!(reply.status(), 200, "{path}");
@@ -52,6 +55,16 @@ async fn each_route_is_one_request_of_the_owner() {
             "/admin/deny",
             json!({"device": "1"}),
             json!({"do": "deny", "device": "1"}),
+        ),
+        (
+            "/admin/keys",
+            json!({"name": "ada", "tokens_per_day": 5000, "priority": "high"}),
+            json!({"do": "key_create", "name": "ada", "tokens_per_day": 5000, "priority": "high"}),
+        ),
+        (
+            "/admin/keys/revoke",
+            json!({"key": "ada"}),
+            json!({"do": "key_revoke", "key": "ada"}),
         ),
         (
             "/admin/kick",
@@ -92,6 +105,20 @@ async fn broken_requests_name_the_field() {
             "256",
         ),
         ("/admin/kick", json!({"node": "den"}), 400, "confirm"),
+        ("/admin/keys", json!({}), 400, "name"),
+        (
+            "/admin/keys",
+            json!({"name": "ada", "tokens_per_day": 0}),
+            400,
+            "tokens_per_day",
+        ),
+        (
+            "/admin/keys",
+            json!({"name": "ada", "priority": 1}),
+            400,
+            "priority",
+        ),
+        ("/admin/keys/revoke", json!({}), 400, "key"),
         (
             "/admin/kick",
             json!({"node": "den", "confirm": "attic"}),
@@ -112,6 +139,11 @@ async fn broken_requests_name_the_field() {
         let request = raw("POST", "/admin/invite", &headers, b"{}");
         assert_eq!(ask(served.address, &request).await.status(), 415, "{kind}");
     }
+    let days = read(&served, "/admin/usage?days=many").await;
+    assert_eq!(
+        (days.status(), days.json()["error"]["param"].clone()),
+        (400, json!("days"))
+    );
     let request = raw("GET", "/admin/invite", &[MARK], b"");
     assert_eq!(ask(served.address, &request).await.status(), 405);
 }

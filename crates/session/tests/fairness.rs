@@ -180,6 +180,7 @@ impl Kitchen {
             epoch: step.epoch,
             step: step.id,
             samples,
+            vectors: Vec::new(),
         }));
     }
 
@@ -222,6 +223,8 @@ fn submission(request: u64, person: Person, prompt: u32, answer: u32) -> Submiss
         min_tokens: 0,
         stop_ids: Vec::new(),
         sampling: Sampling::default(),
+        pooling: None,
+        constrained: false,
     }
 }
 

@@ -42,6 +42,8 @@ fn submission(request: u64, prompt: u32) -> Submission {
         min_tokens: 0,
         stop_ids: Vec::new(),
         sampling: Sampling::default(),
+        person: session::Person::default(),
+        constrained: false,
     }
 }
 

@@ -167,6 +167,7 @@ async fn serving_says_where_it_is_and_when_it_is_ready() {
     let said = service.out();
     for words in [
         "endpoint  http://127.0.0.1:",
+        "dashboard http://127.0.0.1:",
         "mesh      127.0.0.1:",
         "stage  node",
     ] {

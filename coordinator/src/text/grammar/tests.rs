@@ -9,7 +9,7 @@ use model::{Specials, Tokenizer};
 use serde_json::json;
 
 use super::*;
-use crate::gateway::ServedModel;
+use crate::gateway::{Card, ServedModel};
 use crate::text::Strictness;
 
 /// The end token of the model of these tests.
@@ -34,6 +34,7 @@ pub(super) fn model() -> ServedModel {
         },
         vocab: VOCAB,
         created_unix_s: 0,
+        card: Card::of(&model::Checkpoint::open(&folder).unwrap()),
     }
 }
 

@@ -136,7 +136,7 @@ impl Machine {
             under_way.provide_mask(&self.slice, token, mask).unwrap();
         }
         match under_way.poll(&mut self.slice) {
-            Ok(Poll::Samples(samples)) => samples,
+            Ok(Poll::Samples(samples, _)) => samples,
             other => panic!("{other:?}"),
         }
     }
