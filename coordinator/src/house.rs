@@ -81,14 +81,7 @@ pub async fn start(
         settings.model.arch().attention.head_dim,
     )?;
     let model = model_place(&settings)?;
-    let people = match &settings.people {
-        Some(people) => people.clone(),
-        None => People::open(&settings.data_dir, None).await?,
-    };
-    let store = match people.store() {
-        Some(store) => store.clone(),
-        None => Store::open(&settings.data_dir).await?,
-    };
+    let (people, store) = open_record(&settings).await?;
     let (household, last_epoch) = (store.household().await?, store.last_epoch().await?);
     let sockets = open_mesh(&settings, &store).await?;
     let endpoint = sockets.endpoint.clone();
@@ -145,6 +138,19 @@ pub async fn start(
     });
     house.announcement = announcement;
     Ok(house)
+}
+
+/// Keys and counts, and the record that they share with the household.
+async fn open_record(settings: &HouseSettings) -> Result<(People, Store), HouseError> {
+    let people = match &settings.people {
+        Some(people) => people.clone(),
+        None => People::open(&settings.data_dir, None).await?,
+    };
+    let store = match people.store() {
+        Some(store) => store.clone(),
+        None => Store::open(&settings.data_dir).await?,
+    };
+    Ok((people, store))
 }
 
 /// Tells the network where the household is. One that cannot be announced is found by its invites' addresses.

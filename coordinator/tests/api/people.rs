@@ -280,8 +280,11 @@ async fn get_over_tls(address: std::net::SocketAddr, cert: &[u8], path: &str) ->
 #[tokio::test]
 async fn over_tls_the_same_is_served() {
     let dir = tempfile::tempdir().unwrap();
-    let mut config = HttpConfig::default();
-    config.tls = Some(Tls::household(dir.path(), vec!["192.0.2.1".to_owned()]).unwrap());
+    let tls = Tls::household(dir.path(), vec!["192.0.2.1".to_owned()]).unwrap();
+    let mut config = HttpConfig {
+        tls: Some(tls),
+        ..HttpConfig::default()
+    };
     config.limits.header_deadline = Duration::from_millis(300);
     let served = Served::with(config, |_| {}).await;
     let cert = std::fs::read(dir.path().join(CERT_FILE)).unwrap();

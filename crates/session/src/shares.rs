@@ -79,7 +79,8 @@ mod tests {
     #[test]
     fn turns_follow_weights_and_sizes() {
         let [low, normal, high] = PEOPLE;
-        let cases: [(&str, Vec<(Person, u32)>, Vec<u32>); 4] = [
+        type Case = (&'static str, Vec<(Person, u32)>, Vec<u32>);
+        let cases: [Case; 4] = [
             ("alone", vec![(low, 5)], vec![70]),
             (
                 "by weight",

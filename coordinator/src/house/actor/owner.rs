@@ -12,6 +12,7 @@ use super::{Actor, Done};
 use crate::house::desk::{Ask, Shown};
 use crate::house::facts::{ModelsFacts, NodesFacts, StatusFacts, Work};
 use crate::house::knocks::{Knock, KnockFacts};
+use crate::house::serving::Serving;
 use crate::house::state::Event;
 use crate::people;
 
@@ -64,14 +65,7 @@ impl Actor {
         let desk = self.parts.desk.clone();
         match ask {
             Ask::Status {} => {
-                let session = self.serving.session();
-                let (load, counters) = (session.load(), session.counters());
-                let tokens_per_s = self.serving.rate.per_second(now);
-                let work = Work {
-                    load,
-                    counters,
-                    tokens_per_s,
-                };
+                let work = work(now, &mut self.serving);
                 call.answer(&StatusFacts::of(now, &self.parts.fixed, household, work));
             }
             Ask::Plan { next } => match household.run().filter(|_| !next) {
@@ -216,5 +210,16 @@ impl Actor {
                 call.answer(&kicked);
             }
         }
+    }
+}
+
+/// What the session is busy with.
+fn work(now: Duration, serving: &mut Serving) -> Work {
+    let tokens_per_s = serving.rate.per_second(now);
+    let session = serving.session();
+    Work {
+        load: session.load(),
+        counters: session.counters(),
+        tokens_per_s,
     }
 }
