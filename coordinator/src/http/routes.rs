@@ -9,7 +9,7 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderValue, Request, Response, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::IntoResponse;
-use axum::routing::{get, head, post};
+use axum::routing::{get, post};
 use serde_json::{Value, json};
 
 use crate::gateway::{Phase, ServedModel};
@@ -30,7 +30,6 @@ pub(super) fn router(api: Arc<Api>) -> Router {
         .route("/v1/messages/count_tokens", post(anthropic::count))
         .route("/v1/models", get(models))
         .route("/v1/models/{id}", get(model))
-        .route("/", head(greet).get(no_page))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics_text))
@@ -133,15 +132,6 @@ fn model_entry(api: &Api) -> Value {
         "owned_by": "hearth",
         "max_model_len": (context > 0).then_some(context),
     })
-}
-
-/// Some clients ask whether anybody is there before they say anything.
-async fn greet() -> Response<Body> {
-    Response::new(Body::empty())
-}
-
-async fn no_page() -> ApiError {
-    ApiError::no_such_path()
 }
 
 async fn healthz() -> Response<Body> {
