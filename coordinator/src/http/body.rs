@@ -2,12 +2,15 @@
 //!
 //! Size, time, encoding and depth are checked before anything is built from the bytes.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::http::{HeaderMap, Request, header};
 use http_body_util::BodyExt as _;
 use proto::limits;
 use serde_json::{Map, Value};
 use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::Instant;
 
 use super::config::HttpLimits;
 use super::error::ApiError;
@@ -52,7 +55,7 @@ pub(super) async fn read_object(
     if !is_json(request.headers()) {
         return Err(ApiError::not_json());
     }
-    let reading = read_bytes(limits.body_bytes_max, request);
+    let reading = read_bytes(limits, request);
     let bytes = tokio::time::timeout(limits.body_deadline, reading)
         .await
         .map_err(|_| ApiError::too_slow(limits.body_deadline.as_secs_f64()))??;
@@ -80,7 +83,16 @@ fn is_json(headers: &HeaderMap) -> bool {
     json && utf8
 }
 
-async fn read_bytes(bytes_max: usize, request: Request<Body>) -> Result<Held, ApiError> {
+/// How long a body may take of which so much has come: one that drips is not waited for until it is whole.
+fn patience(limits: &HttpLimits, bytes: usize) -> Duration {
+    let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+    let earned_s = f64::from(bytes) / f64::from(limits.body_bytes_per_s_min.max(1));
+    limits.body_grace + Duration::from_secs_f64(earned_s)
+}
+
+async fn read_bytes(limits: &HttpLimits, request: Request<Body>) -> Result<Held, ApiError> {
+    let started = Instant::now();
+    let bytes_max = limits.body_bytes_max;
     let announced = request
         .headers()
         .get(header::CONTENT_LENGTH)
@@ -98,7 +110,14 @@ async fn read_bytes(bytes_max: usize, request: Request<Body>) -> Result<Held, Ap
         bytes: Vec::new(),
         room: None,
     };
-    while let Some(frame) = body.frame().await {
+    loop {
+        let patience = patience(limits, held.bytes.len());
+        let frame = tokio::time::timeout_at(started + patience, body.frame())
+            .await
+            .map_err(|_| ApiError::too_slow(patience.as_secs_f64()))?;
+        let Some(frame) = frame else {
+            return Ok(held);
+        };
         let frame = frame.map_err(|_| {
             ApiError::bad_request("the body broke off or is not framed as HTTP says")
         })?;
@@ -111,7 +130,6 @@ async fn read_bytes(bytes_max: usize, request: Request<Body>) -> Result<Held, Ap
         }
         held.add(&ROOM, &data)?;
     }
-    Ok(held)
 }
 
 /// Reads on without keeping anything; ends at a bound, at the end or at the first error.
@@ -198,6 +216,20 @@ mod tests {
         assert!(two.add(&SMALL, &[1; 7]).is_ok());
         drop(two);
         assert_eq!(SMALL.available_permits(), 10);
+    }
+
+    #[test]
+    fn a_body_that_drips_is_left_within_ten_seconds_and_one_that_flows_is_not() {
+        let limits = HttpLimits::default();
+        let left_after_s = |bytes_per_s: u64| {
+            (1..600).find(|second| {
+                let come = usize::try_from(second * bytes_per_s).unwrap();
+                patience(&limits, come) < Duration::from_secs(*second)
+            })
+        };
+        assert!(left_after_s(1).is_some_and(|second| second <= 10));
+        assert!(left_after_s(1000).is_some_and(|second| second <= 10));
+        assert_eq!(left_after_s(200 << 10), None);
     }
 
     #[test]

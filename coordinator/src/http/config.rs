@@ -46,8 +46,12 @@ pub struct HttpLimits {
     pub connections_loopback_max: usize,
     /// Time to send the head of a request; also how long an idle connection is kept.
     pub header_deadline: Duration,
-    /// Time to send the body of a request.
+    /// Longest time to send the body of a request.
     pub body_deadline: Duration,
+    /// Time that a body has whatever comes; beyond it the body has to come at [`HttpLimits::body_bytes_per_s_min`].
+    pub body_grace: Duration,
+    /// Least speed of a body.
+    pub body_bytes_per_s_min: u32,
     /// Time without progress after which a client that does not read is left.
     pub write_deadline: Duration,
     /// Bytes of a body.
@@ -65,7 +69,9 @@ impl Default for HttpLimits {
             connections_per_source_max: 64,
             connections_loopback_max: 1536,
             header_deadline: Duration::from_secs(10),
-            body_deadline: Duration::from_secs(30),
+            body_deadline: Duration::from_secs(60),
+            body_grace: Duration::from_secs(8),
+            body_bytes_per_s_min: 128 << 10,
             write_deadline: Duration::from_secs(30),
             body_bytes_max: limits::HTTP_BODY_BYTES_MAX,
             keep_alive: Duration::from_secs(10),

@@ -105,14 +105,18 @@ async fn a_slow_head_is_cut_off_while_others_are_served() {
 
 #[tokio::test]
 async fn a_slow_body_gets_408() {
-    let config = limits(|limits| limits.body_deadline = Duration::from_millis(100));
-    let served = Served::with(config, |_| {}).await;
-    let mut slow = Connection::open(served.address).await;
-    let request = chat(false);
-    slow.send(&request[..request.len() - 5]).await;
-    let reply = slow.reply().await;
-    assert_eq!(reply.status(), 408);
-    assert_eq!(reply.json()["error"]["code"], "request_timeout");
+    let short = Duration::from_millis(100);
+    let late = limits(|limits| limits.body_deadline = short);
+    let dripping = limits(|limits| limits.body_grace = short);
+    for config in [late, dripping] {
+        let served = Served::with(config, |_| {}).await;
+        let mut slow = Connection::open(served.address).await;
+        let request = chat(false);
+        slow.send(&request[..request.len() - 5]).await;
+        let reply = slow.reply().await;
+        assert_eq!(reply.status(), 408);
+        assert_eq!(reply.json()["error"]["code"], "request_timeout");
+    }
 }
 
 #[tokio::test]
