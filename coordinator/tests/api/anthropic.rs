@@ -444,8 +444,9 @@ async fn silence_is_filled_with_pings() {
 #[tokio::test]
 async fn clients_that_look_around_find_their_way() {
     let served = Served::start().await;
-    let head = ask(served.address, &raw("HEAD", "/", &[], b"")).await;
-    assert_eq!(head.status(), 200);
+    let mut client = Connection::open(served.address).await;
+    client.send(&raw("HEAD", "/", &[], b"")).await;
+    assert_eq!(client.head().await.status, 200);
     let list = get(served.address, "/v1/models?limit=1000").await.json();
     assert_eq!(list["data"][0]["type"], "model");
     assert_eq!(list["data"][0]["display_name"], "hearth-test");
