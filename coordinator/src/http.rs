@@ -26,6 +26,7 @@ mod logprobs;
 mod metrics;
 mod observe;
 mod ollama;
+mod openapi;
 mod refused;
 mod responses;
 mod routes;

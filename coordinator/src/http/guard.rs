@@ -24,8 +24,8 @@ pub(super) struct Dialled(pub(super) IpAddr);
 pub(super) struct Peer(pub(super) IpAddr);
 
 /// Paths that need no key, so that probes work everywhere. The dashboard's files need none either: a browser cannot
-/// bring one when it opens a page, and they say nothing about the household.
-const OPEN_PATHS: [&str; 2] = ["/healthz", "/readyz"];
+/// bring one when it opens a page, and they say nothing about the household. Nor does the list of paths.
+const OPEN_PATHS: [&str; 3] = ["/healthz", "/readyz", super::openapi::PATH];
 
 tokio::task_local! {
     static CALLER: Option<Caller>;

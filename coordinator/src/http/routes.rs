@@ -17,7 +17,8 @@ use crate::gateway::{Phase, ServedModel};
 use super::api::Api;
 use super::error::{ApiError, ErrorForm, json_response, status_fields};
 use super::{
-    admin, anthropic, chat, completions, dashboard, embeddings, guard, metrics, ollama, responses,
+    admin, anthropic, chat, completions, dashboard, embeddings, guard, metrics, ollama, openapi,
+    responses,
 };
 
 /// All routes, guarded and counted.
@@ -30,6 +31,7 @@ pub(super) fn router(api: Arc<Api>) -> Router {
         .route("/v1/messages/count_tokens", post(anthropic::count))
         .route("/v1/models", get(models))
         .route("/v1/models/{id}", get(model))
+        .route(openapi::PATH, get(openapi::handle))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics_text))
@@ -85,6 +87,7 @@ fn route_name(path: &str) -> &'static str {
         "/healthz" => "/healthz",
         "/readyz" => "/readyz",
         "/metrics" => "/metrics",
+        openapi::PATH => openapi::PATH,
         path if path.starts_with("/v1/models/") => "/v1/models/{id}",
         path if path.starts_with("/v1/responses/") => "/v1/responses/{id}",
         path if path.starts_with("/admin/") => "/admin",

@@ -24,6 +24,7 @@ mod malformed;
 mod malformed_messages;
 mod ollama;
 mod ollama_chat;
+mod openapi;
 mod people;
 mod responses;
 mod service;
