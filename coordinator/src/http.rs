@@ -28,6 +28,7 @@ mod observe;
 mod ollama;
 mod openapi;
 mod refused;
+mod replay;
 mod responses;
 mod routes;
 mod sampling;
@@ -44,6 +45,7 @@ use tokio::net::TcpListener;
 use crate::gateway::Gateway;
 
 pub use config::{HttpConfig, HttpLimits, Keyless};
+pub use replay::{Replay, ReplayError};
 pub use tls::{CERT_FILE, KEY_FILE, Tls, TlsError};
 
 /// Serves the API on a listener until `shutdown`; then takes no new connection, lets running answers finish within

@@ -1,12 +1,13 @@
 //! `coordinator serve`: the service.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::Args;
 use command::Outcome;
 use coordinator::gateway::Phase;
 use coordinator::house::HouseSettings;
-use coordinator::http::HttpConfig;
+use coordinator::http::{HttpConfig, Replay};
 use coordinator::people::People;
 use serde::Serialize;
 use serde_json::json;
@@ -102,6 +103,10 @@ pub(crate) struct Flags {
     #[arg(long, value_name = "ORIGIN")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) allow_origin: Option<Vec<String>>,
+    /// To test clients: a JSON file of recorded answers, which requests with tools get in place of the model's own
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip)]
+    pub(crate) replay: Option<PathBuf>,
     /// TOML file with these settings
     #[arg(long, value_name = "FILE")]
     #[serde(skip)]
@@ -128,6 +133,7 @@ pub(crate) async fn run(flags: Flags) -> Outcome {
     let api = bind_api(settings.api, &people).await?;
     let mut http = settings.http.clone();
     http.tls = settings.tls.open(&settings.data_dir, names(&http))?;
+    http.replay = flags.replay.as_deref().map(replay).transpose()?;
     let opened = served::open(&settings.model).await?;
     settings.suit(&opened.checkpoint.facts())?;
     let mut house = HouseSettings::new(settings.data_dir, opened.checkpoint, settings.mesh);
@@ -164,6 +170,18 @@ pub(crate) async fn run(flags: Flags) -> Outcome {
         stopped = service.stop() => attended.and(stopped),
         () = ending.asked() => Err(command::Failure::Failed("ended at once, at the second request".to_owned())),
     }
+}
+
+/// Recorded answers from a file.
+fn replay(file: &Path) -> Result<Arc<Replay>, command::Failure> {
+    let failed =
+        |what: String| command::Failure::Usage(format!("--replay {}: {what}", file.display()));
+    let bytes = std::fs::read(file).map_err(|error| failed(error.to_string()))?;
+    let read = Replay::read(&bytes).map_err(|error| failed(error.to_string()))?;
+    tracing::warn!(
+        "requests with tools get recorded answers: this service is for tests of clients"
+    );
+    Ok(Arc::new(read))
 }
 
 /// What stdout is for.

@@ -110,8 +110,15 @@ impl Api {
     ) -> Result<Observed, ApiError> {
         self.ready()?;
         let format = ask.chat.format.clone();
+        let with_tools = !ask.chat.tools.tools.is_empty();
         let rendered = self.render(ask.chat, ask.place).await?;
-        let constraint = self.constraint(format, rendered.reading.reasoning).await?;
+        let reasoning = rendered.reading.reasoning;
+        let replay = self.config.replay.as_ref().filter(|_| with_tools);
+        let recorded = replay.and_then(|replay| replay.next(reasoning));
+        let constraint = match recorded {
+            Some(text) => self.exactly(text).await.map(Some)?,
+            None => self.constraint(format, reasoning).await?,
+        };
         let ask = ask
             .draw
             .ask(vec![rendered.ids], rendered.reading, ask.logprobs);

@@ -1,11 +1,13 @@
 //! Settings of the API.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use proto::limits;
 
 use crate::people::People;
 
+use super::replay::Replay;
 use super::tls::Tls;
 
 /// How the API behaves. `HttpConfig::default()` is a loopback service without a key.
@@ -21,6 +23,8 @@ pub struct HttpConfig {
     pub allowed_origins: Vec<String>,
     /// The certificate, where clients speak TLS.
     pub tls: Option<Tls>,
+    /// Recorded answers, where clients are tested.
+    pub replay: Option<Arc<Replay>>,
     /// Bounds on clients.
     pub limits: HttpLimits,
 }

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 
 use crate::gateway::Constraint;
-use crate::text::{Begin, Form, GrammarError, OutputFormat, Reasoning, Strictness};
+use crate::text::{Begin, Element, Form, GrammarError, OutputFormat, Reasoning, Strictness};
 
 use super::api::Api;
 use super::error::ApiError;
@@ -234,11 +234,29 @@ impl Api {
             Reasoning::Inside => Begin::AfterReasoning,
             Reasoning::Off | Reasoning::Watch => Begin::AtOnce,
         };
+        let compiled = self.compiled(form, begin).await?;
+        compiled.map(Some).map_err(|error| refusal(&field, &error))
+    }
+
+    /// Compiles a recorded answer.
+    ///
+    /// # Errors
+    /// 400 if it cannot be drawn.
+    pub(super) async fn exactly(self: &Arc<Self>, text: String) -> Result<Constraint, ApiError> {
+        let form = Form::Parts(Element::Text(text));
+        let compiled = self.compiled(form, Begin::AtOnce).await?;
+        compiled.map_err(|error| refusal("replay", &error))
+    }
+
+    async fn compiled(
+        self: &Arc<Self>,
+        form: Form,
+        begin: Begin,
+    ) -> Result<Result<Constraint, GrammarError>, ApiError> {
         // Never closed; without a place one would only wait no longer.
         let _place = self.compilations.acquire().await.ok();
         let grammars = self.grammars.clone();
-        let compiled = self.compute(move || grammars.compile(&form, begin)).await?;
-        compiled.map(Some).map_err(|error| refusal(&field, &error))
+        self.compute(move || grammars.compile(&form, begin)).await
     }
 }
 
