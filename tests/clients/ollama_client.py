@@ -1,8 +1,10 @@
 """Ollama's Python client, unchanged."""
 
+import json
+
 import ollama
 
-from cases import MODEL, URL, case, run
+from cases import MODEL, URL, Skip, case, run
 
 client = ollama.Client(host=URL, timeout=120)
 SAY = [{"role": "user", "content": "What is the capital of France?"}]
@@ -49,6 +51,23 @@ def embed():
     assert len(answer.embeddings) == 2
     one = client.embeddings(model=MODEL, prompt="a cat").embedding
     assert list(one) == list(answer.embeddings[0])
+
+
+@case
+def chat_with_a_schema():
+    schema = {
+        "type": "object",
+        "properties": {"legs": {"type": "integer", "minimum": 0, "maximum": 100}},
+        "required": ["legs"],
+        "additionalProperties": False,
+    }
+    try:
+        answer = client.chat(model=MODEL, messages=SAY, format=schema, options={"num_predict": 100})
+    except ollama.ResponseError as error:
+        if error.status_code == 400 and "cannot honour" in error.error:
+            raise Skip(error.error) from error
+        raise
+    return json.loads(answer.message.content)["legs"]
 
 
 @case

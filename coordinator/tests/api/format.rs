@@ -7,7 +7,7 @@ use crate::client::post_json;
 use crate::household::{END, Served};
 
 /// Whether a constraint lets a text through, end token and all.
-fn lets(served: &Served, constraint: &Constraint, text: &str) -> bool {
+pub fn lets(served: &Served, constraint: &Constraint, text: &str) -> bool {
     let mut ids = served.ids(text);
     ids.push(END);
     let (mut walk, mut mask) = constraint.begin();

@@ -26,6 +26,7 @@ mod ollama;
 mod ollama_chat;
 mod openapi;
 mod people;
+mod replay;
 mod responses;
 mod service;
 mod table;

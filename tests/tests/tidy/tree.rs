@@ -6,7 +6,14 @@ use std::path::{Path, PathBuf};
 use crate::mask;
 
 /// Folders that are not ours or not written by hand.
-const SKIPPED: &[&str] = &["target", ".git", "corpus", "artifacts", "node_modules"];
+const SKIPPED: &[&str] = &[
+    "target",
+    ".git",
+    "corpus",
+    "artifacts",
+    "node_modules",
+    ".venv",
+];
 /// Files that are read as text beside Rust source.
 const TEXTS: &[&str] = &[
     "rs", "toml", "md", "proto", "sh", "yml", "yaml", "service", "plist",
