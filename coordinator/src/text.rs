@@ -9,6 +9,7 @@
 
 mod answer;
 mod ask;
+mod bound;
 mod chat;
 mod choice;
 mod embed;
@@ -23,6 +24,7 @@ mod tools;
 
 pub(crate) use answer::{Answer, Delta, Usage};
 pub(crate) use ask::{Ask, AskError};
+pub(crate) use bound::bound;
 pub use chat::Strictness;
 pub(crate) use chat::{
     Call, ChatRequest, Message, OutputFormat, Parallel, Said, Thinking, Tool, ToolChoice,
@@ -33,6 +35,6 @@ pub(crate) use embed::{Embed, EmbedError, Vectors};
 pub use grammar::{Begin, Constraint, Element, Form, GrammarError, Grammars, Walk, WalkError};
 pub(crate) use label::{Labels, token_label};
 pub(crate) use part::Part;
-pub(crate) use prompt::{Promise, Prompt, PromptError, encode_prompts};
+pub(crate) use prompt::{Prompt, PromptError, encode_prompts};
 pub(crate) use reasoning::Reasoning;
 pub(crate) use render::{Rendered, render_chat};

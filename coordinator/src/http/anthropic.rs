@@ -2,7 +2,7 @@
 //!
 //! `tools.rs` and `messages.rs` read, `writer.rs` writes. Beside them: `model`, `max_tokens` (as a bound: an answer that
 //! would leave the context ends with `model_context_window_exceeded`), `system`, `thinking`, `stop_sequences`,
-//! `temperature`, `top_p`, `top_k`, `stream`. `metadata`, `service_tier`, `cache_control`, `context_management`, the
+//! `temperature`, `top_p`, `top_k`, `stream`, `output_config.format` (`json_schema` with `schema`). `metadata`, `service_tier`, `cache_control`, `context_management`, the
 //! effort and the budget of thinking are hints to Anthropic's own service and ignored.
 
 mod messages;
@@ -21,11 +21,11 @@ use crate::gateway::ServedModel;
 use crate::text::{ChatRequest, OutputFormat, PromptError, Thinking};
 
 use super::api::{Api, ChatAsk, check_model};
-use super::body;
 use super::dialect::respond;
 use super::error::{ApiError, json_response};
 use super::fields::{Fields, describe};
 use super::sampling::{self, Delivery, Draw};
+use super::{body, format};
 
 use writer::{Messages, Shown};
 
@@ -86,7 +86,7 @@ fn chat(fields: &Fields<'_>, model: &ServedModel) -> Result<ChatRequest, ApiErro
         messages: messages::read(fields)?,
         tools: tools::read(fields)?,
         thinking: thinking(fields)?,
-        format: OutputFormat::Text,
+        format: format(fields)?,
         variables: Map::new(),
     })
 }
@@ -105,9 +105,17 @@ fn refuse(fields: &Fields<'_>) -> Result<(), ApiError> {
     let output = Fields::at(&fields.path("output_config"), output);
     // How hard to think is a hint; it must still be one.
     output.text("effort")?;
-    match output.get("format") {
-        None => Ok(()),
-        Some(value) => Err(not_yet(&output.path("format"), value, "nothing")),
+    Ok(())
+}
+
+/// What the text of the answer has to look like.
+fn format(fields: &Fields<'_>) -> Result<OutputFormat, ApiError> {
+    match fields.object("output_config")? {
+        None => Ok(OutputFormat::Text),
+        Some(object) => {
+            let output = Fields::at(&fields.path("output_config"), object);
+            format::read_flat(&output, "format")
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use crate::text::{Ask, ChatRequest, Grammars, Rendered, render_chat};
 use super::config::HttpConfig;
 use super::error::ApiError;
 use super::fields::Fields;
+use super::format::Binding;
 use super::guard;
 use super::observe::Observed;
 use super::responses::Store;
@@ -109,15 +110,17 @@ impl Api {
         started: Instant,
     ) -> Result<Observed, ApiError> {
         self.ready()?;
-        let format = ask.chat.format.clone();
         let with_tools = !ask.chat.tools.tools.is_empty();
+        let binding = Binding {
+            format: ask.chat.format.clone(),
+            tools: ask.chat.tools.clone(),
+        };
         let rendered = self.render(ask.chat, ask.place).await?;
-        let reasoning = rendered.reading.reasoning;
         let replay = self.config.replay.as_ref().filter(|_| with_tools);
-        let recorded = replay.and_then(|replay| replay.next(reasoning));
+        let recorded = replay.and_then(|replay| replay.next(rendered.reading.reasoning));
         let constraint = match recorded {
             Some(text) => self.exactly(text).await.map(Some)?,
-            None => self.constraint(format, reasoning).await?,
+            None => self.constraint(binding, &rendered.reading).await?,
         };
         let ask = ask
             .draw

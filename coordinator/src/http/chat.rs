@@ -56,10 +56,15 @@ fn parse(fields: &Fields<'_>, model: &ServedModel) -> Result<(ChatAsk, Shared), 
         return Err(ApiError::prompt("messages", &PromptError::NoTemplate));
     }
     let (thinking, variables) = variables(fields)?;
+    let tools = tools::read(fields)?;
+    if tools.binds() && fields.flag("ignore_eos")? == Some(true) {
+        let message = "`ignore_eos` is true together with tools whose calls are constrained; such an answer ends with an end token, so expected one of the two";
+        return Err(ApiError::field("ignore_eos", message));
+    }
     let ask = ChatAsk {
         chat: ChatRequest {
             messages: messages::read(fields)?,
-            tools: tools::read(fields)?,
+            tools,
             thinking,
             format: format::read(fields)?,
             variables,

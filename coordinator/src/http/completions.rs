@@ -58,7 +58,9 @@ pub(super) async fn handle(
         .await?
         .map_err(|error| ApiError::prompt("prompt", &error))?;
     let reading = Reading::plain();
-    let constraint = api.constraint(format, reading.reasoning).await?;
+    let constraint = api
+        .constraint(format::Binding::of(format), &reading)
+        .await?;
     let delivery = shared.delivery;
     let dialect = Completion::new(&model, &shared, logprobs, echo.unwrap_or_default());
     let draw = Draw {

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use crate::gateway::{Failure, Phase, Refusal, Retry, ServiceStatus};
 use crate::people::OverLimit;
-use crate::text::{AskError, EmbedError, Promise, PromptError};
+use crate::text::{AskError, EmbedError, PromptError};
 
 pub(super) use form::ErrorForm;
 
@@ -232,12 +232,6 @@ impl ApiError {
     pub(super) fn prompt(place: &str, error: &PromptError) -> Self {
         match error {
             PromptError::NoTools => Self::unsupported("tools", error.to_string()),
-            PromptError::Unconstrained(Promise::Call) => {
-                Self::unsupported("tool_choice", error.to_string())
-            }
-            PromptError::Unconstrained(Promise::Strict) => {
-                Self::unsupported("tools", error.to_string())
-            }
             PromptError::NoTemplate | PromptError::Template(_) | PromptError::Tokenizer(_) => {
                 Self::field(place, error.to_string())
             }

@@ -14,13 +14,20 @@
 //! At most one of them. With `strict` a schema that cannot be followed in full is refused, with the path of what cannot.
 //! Without it (as if `false`) the answer is constrained all the same, and what cannot be followed is left out: unknown
 //! formats and keywords such as `uniqueItems` and `not`, and `oneOf` is read as `anyOf`.
+//!
+//! Together with tools that may be called, an answer is text of the format or calls alone: with `json_object` and
+//! `json_schema`, and models whose calls have marks of their own. Everything else is refused then. Where a call is
+//! demanded there is no text that could have a format.
 
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
 use crate::gateway::Constraint;
-use crate::text::{Begin, Element, Form, GrammarError, OutputFormat, Reasoning, Strictness};
+use crate::text::{
+    Begin, Element, Form, GrammarError, OutputFormat, Reading, Reasoning, Strictness, ToolUse,
+    bound,
+};
 
 use super::api::Api;
 use super::error::ApiError;
@@ -90,6 +97,56 @@ pub(super) fn read(fields: &Fields<'_>) -> Result<OutputFormat, ApiError> {
         None => OutputFormat::Text,
         Some(Asked { form, field }) => OutputFormat::Form { form, field },
     })
+}
+
+/// Reads a format whose type and schema are in one object, as in `text.format` of a response.
+///
+/// # Errors
+/// 400 naming the first bad field.
+pub(super) fn read_flat(fields: &Fields<'_>, name: &str) -> Result<OutputFormat, ApiError> {
+    const EXPECTED: &str = "text, json_object or json_schema";
+    let Some(object) = fields.object(name)? else {
+        return Ok(OutputFormat::Text);
+    };
+    let inside = Fields::at(&fields.path(name), object);
+    let asked = match inside.text("type")? {
+        None => return Err(inside.missing("type", EXPECTED)),
+        Some("text") => return Ok(OutputFormat::Text),
+        Some("json_object") => Asked {
+            form: any_object(),
+            field: fields.path(name),
+        },
+        Some("json_schema") => json_schema(&inside)?,
+        Some(_) => {
+            let path = inside.path("type");
+            let message = format!("`{path}` is an unknown text; expected {EXPECTED}");
+            return Err(ApiError::unsupported(path, message));
+        }
+    };
+    let Asked { form, field } = asked;
+    Ok(OutputFormat::Form { form, field })
+}
+
+/// Reads a format that is a word or a schema, as in Ollama's `format`. What a schema cannot say is left out.
+///
+/// # Errors
+/// 400 if it is neither.
+pub(super) fn read_word_or_schema(
+    fields: &Fields<'_>,
+    name: &str,
+) -> Result<OutputFormat, ApiError> {
+    let form = match fields.get(name) {
+        None => return Ok(OutputFormat::Text),
+        Some(Value::String(word)) if word.is_empty() => return Ok(OutputFormat::Text),
+        Some(Value::String(word)) if word == "json" => any_object(),
+        Some(schema @ Value::Object(_)) => Form::Json {
+            schema: schema.clone(),
+            strictness: Strictness::Loose,
+        },
+        Some(other) => return Err(fields.wrong(name, other, "`json` or a JSON schema")),
+    };
+    let field = fields.path(name);
+    Ok(OutputFormat::Form { form, field })
 }
 
 /// What a field of an extension holds.
@@ -181,7 +238,12 @@ fn response_format(fields: &Fields<'_>) -> Result<Option<Asked>, ApiError> {
             form: any_object(),
             field: fields.path("response_format"),
         })),
-        Some("json_schema") => json_schema(&inside).map(Some),
+        Some("json_schema") => {
+            let object = inside.object("json_schema")?;
+            let object =
+                object.ok_or_else(|| inside.missing("json_schema", "an object with `schema`"))?;
+            json_schema(&Fields::at(&inside.path("json_schema"), object)).map(Some)
+        }
         Some(_) => {
             let path = inside.path("type");
             let message = format!("`{path}` is an unknown text; expected {EXPECTED}");
@@ -190,10 +252,7 @@ fn response_format(fields: &Fields<'_>) -> Result<Option<Asked>, ApiError> {
     }
 }
 
-fn json_schema(fields: &Fields<'_>) -> Result<Asked, ApiError> {
-    let object = fields.object("json_schema")?;
-    let object = object.ok_or_else(|| fields.missing("json_schema", "an object with `schema`"))?;
-    let inside = Fields::at(&fields.path("json_schema"), object);
+fn json_schema(inside: &Fields<'_>) -> Result<Asked, ApiError> {
     if let Some(name) = inside.text("name")?
         && name.chars().count() > NAME_CHARS_MAX
     {
@@ -217,25 +276,66 @@ fn json_schema(fields: &Fields<'_>) -> Result<Asked, ApiError> {
     })
 }
 
+/// What binds an answer: its format and the calls that it may or has to make.
+#[derive(Debug, Clone)]
+pub(super) struct Binding {
+    /// What was asked of the text.
+    pub(super) format: OutputFormat,
+    /// What was asked of the calls.
+    pub(super) tools: ToolUse,
+}
+
+impl Binding {
+    /// Of text without calls.
+    pub(super) fn of(format: OutputFormat) -> Self {
+        let tools = ToolUse::default();
+        Self { format, tools }
+    }
+
+    /// The field that errors without a path name.
+    fn field(&self) -> &str {
+        match &self.format {
+            OutputFormat::Form { field, .. } => field,
+            OutputFormat::Text => "tools",
+        }
+    }
+}
+
 impl Api {
-    /// Compiles a format outside the async threads; an answer that begins inside its reasoning is constrained after it.
+    /// Compiles what binds an answer outside the async threads; an answer that begins inside its reasoning is
+    /// constrained after it.
     ///
     /// # Errors
     /// 400 naming what cannot be honoured.
     pub(super) async fn constraint(
         self: &Arc<Self>,
-        format: OutputFormat,
-        reasoning: Reasoning,
+        binding: Binding,
+        reading: &Reading,
     ) -> Result<Option<Constraint>, ApiError> {
-        let OutputFormat::Form { form, field } = format else {
+        if binding.format == OutputFormat::Text && !binding.tools.binds() {
             return Ok(None);
-        };
-        let begin = match reasoning {
+        }
+        let begin = match reading.reasoning {
             Reasoning::Inside => Begin::AfterReasoning,
             Reasoning::Off | Reasoning::Watch => Begin::AtOnce,
         };
-        let compiled = self.compiled(form, begin).await?;
-        compiled.map(Some).map_err(|error| refusal(&field, &error))
+        // Never closed; without a place one would only wait no longer.
+        let _place = self.compilations.acquire().await.ok();
+        let grammars = self.grammars.clone();
+        let model = Arc::clone(self.gateway.model());
+        let calls = reading.calls.clone();
+        self.compute(move || {
+            let Binding { format, tools } = &binding;
+            let form = bound(&model.tokenizer, tools, calls.as_ref(), format);
+            let form = form.map_err(|error| refusal(&binding, None, &error))?;
+            let Some(form) = form else {
+                return Ok(None);
+            };
+            let compiled = grammars.compile(&form, begin);
+            let compiled = compiled.map_err(|error| refusal(&binding, Some(&form), &error))?;
+            Ok(Some(compiled))
+        })
+        .await?
     }
 
     /// Compiles a recorded answer.
@@ -243,29 +343,27 @@ impl Api {
     /// # Errors
     /// 400 if it cannot be drawn.
     pub(super) async fn exactly(self: &Arc<Self>, text: String) -> Result<Constraint, ApiError> {
-        let form = Form::Parts(Element::Text(text));
-        let compiled = self.compiled(form, Begin::AtOnce).await?;
-        compiled.map_err(|error| refusal("replay", &error))
-    }
-
-    async fn compiled(
-        self: &Arc<Self>,
-        form: Form,
-        begin: Begin,
-    ) -> Result<Result<Constraint, GrammarError>, ApiError> {
-        // Never closed; without a place one would only wait no longer.
         let _place = self.compilations.acquire().await.ok();
         let grammars = self.grammars.clone();
-        self.compute(move || grammars.compile(&form, begin)).await
+        let form = Form::Parts(Element::Text(text));
+        let compiled = self.compute(move || grammars.compile(&form, Begin::AtOnce));
+        let refused = |error| {
+            let binding = Binding::of(OutputFormat::Text);
+            refusal(&binding, None, &error)
+        };
+        compiled.await?.map_err(refused)
     }
 }
 
-fn refusal(field: &str, error: &GrammarError) -> ApiError {
+/// Paths in errors of a format by itself begin at its schema, those of others at the request.
+fn refusal(binding: &Binding, form: Option<&Form>, error: &GrammarError) -> ApiError {
+    let field = binding.field();
     match error {
         GrammarError::Schema { path, reason } => {
-            let path = match path.is_empty() {
-                true => field.to_owned(),
-                false => format!("{field}.{path}"),
+            let path = match form {
+                None | Some(Form::Parts(_)) => path.clone(),
+                Some(_) if path.is_empty() => field.to_owned(),
+                Some(_) => format!("{field}.{path}"),
             };
             let message = format!("`{path}` cannot be honoured: {reason}");
             ApiError::field(path, message)

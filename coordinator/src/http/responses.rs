@@ -11,7 +11,7 @@
 //! | `include` | `reasoning.encrypted_content` is honoured |
 //! | `max_output_tokens`, `temperature`, `top_p`, and ours: `top_k`, `min_p`, `seed`, `stop`, penalties | as in chats |
 //! | `metadata` | given back |
-//! | `text.format` | text only |
+//! | `text.format` | `text`, `json_object`, or `json_schema` with `schema`, `name` and `strict` |
 //! | `truncation` | `disabled` only |
 //! | `background`, `conversation`, `prompt`, `top_logprobs`, `text.verbosity` | refused unless they ask for nothing |
 //! | `user`, `safety_identifier`, `prompt_cache_key`, `service_tier`, `stream_options`, `max_tool_calls`, `client_metadata` | ignored |
@@ -42,7 +42,7 @@ use super::dialect::respond;
 use super::error::{ApiError, json_response};
 use super::fields::{Fields, describe};
 use super::sampling::{self, Delivery, Draw};
-use super::{body, guard};
+use super::{body, format, guard};
 
 use item::Seal;
 use writer::{Keep, Writer};
@@ -95,7 +95,7 @@ async fn create(
             messages,
             tools: parsed.tools.uses,
             thinking: parsed.thinking,
-            format: OutputFormat::Text,
+            format: parsed.format,
             variables: Map::new(),
         },
         draw: parsed.draw,
@@ -153,6 +153,7 @@ struct Parsed {
     input: Vec<Message>,
     tools: tools::Tools,
     thinking: Thinking,
+    format: OutputFormat,
     seal: Seal,
     store: bool,
     delivery: Delivery,
@@ -174,6 +175,7 @@ impl Parsed {
             input: input::read(fields)?,
             tools: tools::read(fields)?,
             thinking: thinking(fields)?,
+            format: format(fields)?,
             seal: include(fields)?,
             store: fields.flag("store")?.unwrap_or(true),
             delivery: match fields.flag("stream")? {
@@ -214,7 +216,10 @@ fn answered(object: &Map<String, Value>, model: &ServedModel, draw: &Draw) -> Ma
         let given = object.get(name).filter(|value| !value.is_null());
         put(name, given.cloned().unwrap_or(left_out));
     }
-    put("text", json!({ "format": { "type": "text" } }));
+    let format = object.get("text").and_then(|text| text.get("format"));
+    let format = format.filter(|format| !format.is_null()).cloned();
+    let format = format.unwrap_or_else(|| json!({ "type": "text" }));
+    put("text", json!({ "format": format }));
     put("truncation", "disabled".into());
     put("background", false.into());
     body
@@ -334,11 +339,13 @@ fn refused(fields: &Fields<'_>) -> Result<(), ApiError> {
     if verbosity.is_some_and(|word| word != "medium") {
         return refuse("text.verbosity", "nothing or medium");
     }
-    let Some(format) = text.object("format")? else {
-        return Ok(());
-    };
-    match Fields::at("text.format", format).text("type")? {
-        Some("text") => Ok(()),
-        _ => refuse("text.format", "nothing or {\"type\": \"text\"}"),
+    Ok(())
+}
+
+/// What the text of the answer has to look like.
+fn format(fields: &Fields<'_>) -> Result<OutputFormat, ApiError> {
+    match fields.object("text")? {
+        None => Ok(OutputFormat::Text),
+        Some(object) => format::read_flat(&Fields::at("text", object), "format"),
     }
 }

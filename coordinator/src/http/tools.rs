@@ -60,6 +60,7 @@ pub(super) fn tool(fields: &Fields<'_>, schema: &str) -> Result<Tool, ApiError> 
         } else {
             Strictness::Loose
         },
+        place: fields.path(schema),
     })
 }
 

@@ -114,6 +114,18 @@ impl Default for ToolUse {
 }
 
 impl ToolUse {
+    /// Whether answers are held to more than what the model writes by itself.
+    pub(crate) fn binds(&self) -> bool {
+        match self.choice {
+            ToolChoice::None => false,
+            ToolChoice::Required | ToolChoice::Named(_) => true,
+            ToolChoice::Auto => {
+                let mut tools = self.tools.iter();
+                tools.any(|tool| tool.strictness == Strictness::Strict)
+            }
+        }
+    }
+
     /// Whether an answer may contain calls at all.
     pub(crate) fn offered(&self) -> bool {
         !self.tools.is_empty() && self.choice != ToolChoice::None
@@ -131,6 +143,8 @@ pub(crate) struct Tool {
     pub(crate) parameters: Option<Map<String, Value>>,
     /// Whether calls have to follow the schema.
     pub(crate) strictness: Strictness,
+    /// Path of the schema in the request, for errors.
+    pub(crate) place: String,
 }
 
 impl Tool {

@@ -70,6 +70,18 @@ pub struct Grammars {
     vocabulary: Arc<OnceLock<Result<Arc<Vocabulary>, GrammarError>>>,
 }
 
+/// Looks through a schema for what cannot be honoured.
+///
+/// # Errors
+/// What that is, and where: the path begins with `path`.
+pub(super) fn check_schema(
+    schema: &serde_json::Value,
+    strictness: super::Strictness,
+    path: &str,
+) -> Result<(), GrammarError> {
+    schema::checked(schema, strictness, path).map(drop)
+}
+
 impl Grammars {
     /// Nothing is built yet.
     #[must_use]

@@ -31,25 +31,9 @@ pub(crate) enum PromptError {
         "tools came, and the model's chat template writes no calls of a form that is known here; expected a request without `tools`, or a model for tools"
     )]
     NoTools,
-    /// What was asked can only be promised by a decoder that is held to it.
-    #[error(
-        "{0}; this service cannot honour it yet and expects `auto` or `none`, and tools that are not strict"
-    )]
-    Unconstrained(Promise),
     /// The text cannot be tokenised.
     #[error("the prompt cannot be tokenised: {0}")]
     Tokenizer(#[from] model::TokenizerError),
-}
-
-/// What only a constrained decoder can promise.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-pub(crate) enum Promise {
-    /// Some tool is called.
-    #[error("the choice of tools demands a call")]
-    Call,
-    /// Arguments follow a schema.
-    #[error("a tool is strict")]
-    Strict,
 }
 
 /// The ids of plain prompts.

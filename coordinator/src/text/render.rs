@@ -11,11 +11,9 @@ use serde_json::{Map, Value, json};
 
 use crate::gateway::ServedModel;
 
-use super::chat::{
-    ChatRequest, Message, Said, Strictness, Thinking, Tool, ToolChoice, ToolResult, ToolUse, Turn,
-};
+use super::chat::{ChatRequest, Message, Said, Thinking, Tool, ToolResult, Turn};
 use super::choice::Reading;
-use super::prompt::{Promise, PromptError};
+use super::prompt::PromptError;
 use super::reasoning::Reasoning;
 use super::tools::{CallReading, CallStyle};
 
@@ -66,20 +64,7 @@ fn calls(model: &ServedModel, chat: &ChatRequest) -> Result<Option<CallReading>,
         tools: Arc::clone(&chat.tools.tools),
         parallel: chat.tools.parallel,
     };
-    promised(&chat.tools)?;
     Ok(Some(reading))
-}
-
-/// Refuses what takes a constrained decoder: the one place that changes when there is one.
-fn promised(tools: &ToolUse) -> Result<(), PromptError> {
-    let strict = |tool: &Tool| tool.strictness == Strictness::Strict;
-    if matches!(tools.choice, ToolChoice::Required | ToolChoice::Named(_)) {
-        Err(PromptError::Unconstrained(Promise::Call))
-    } else if tools.tools.iter().any(strict) {
-        Err(PromptError::Unconstrained(Promise::Strict))
-    } else {
-        Ok(())
-    }
 }
 
 fn render(

@@ -16,13 +16,6 @@
 //! | a complete call whose closing markup is missing | a call |
 
 mod events;
-#[cfg_attr(
-    not(test),
-    expect(
-        dead_code,
-        reason = "the first decoder that is held to a form removes this"
-    )
-)]
 mod grammar;
 mod json;
 mod json_call;
@@ -40,7 +33,9 @@ use model::ChatTemplate;
 use super::chat::{Parallel, Tool};
 
 pub(super) use events::{CallEvent, Ending};
+pub(super) use grammar::{CallBody, CallForm, CallGrammar};
 pub(super) use reader::CallReader;
+pub(super) use typed::{Kinds, resolve};
 
 /// How a model writes calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

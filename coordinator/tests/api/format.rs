@@ -140,3 +140,46 @@ async fn an_answer_that_begins_inside_its_reasoning_is_constrained_after_it() {
     assert!(lets(&served, &at_once, "yes"));
     assert!(!lets(&served, &at_once, "Let me see.\n</think>\n\nyes"));
 }
+
+/// A path, the fields of a request to it, a text that they let through, and one that they do not.
+fn dialect_cases() -> Vec<(&'static str, Value, &'static str, &'static str)> {
+    let ollama = |path, format: Value| {
+        let body = json!({"prompt": "Say it.", "messages": [{"role": "user", "content": "a"}], "format": format});
+        (path, body)
+    };
+    let flat = |kind: &str| json!({"type": kind, "name": "n", "schema": schema(), "strict": true});
+    let mut all = Vec::new();
+    for path in ["/api/chat", "/api/generate"] {
+        let (path, body) = ollama(path, json!("json"));
+        all.push((path, body, "{\"b\": [1]}", "[1]"));
+        let (path, body) = ollama(path, schema());
+        let mut raw = body.clone();
+        raw["raw"] = json!(true);
+        all.push((path, body, "{\"a\": 1}", "{\"a\": \"1\"}"));
+        all.push((path, raw, "{\"a\": 1}", "{}"));
+    }
+    for (kind, bad) in [("json_object", "[1]"), ("json_schema", "{\"b\": 1}")] {
+        let text = json!({"input": "Say it.", "text": {"format": flat(kind)}});
+        all.push(("/v1/responses", text, "{\"a\": 1}", bad));
+    }
+    let message = json!({
+        "max_tokens": 9, "messages": [{"role": "user", "content": "a"}],
+        "output_config": {"format": {"type": "json_schema", "schema": schema()}},
+    });
+    all.push(("/v1/messages", message, "{\"a\": 1}", "{}"));
+    all
+}
+
+#[tokio::test]
+async fn every_dialect_has_a_word_for_it() {
+    let served = Served::start().await;
+    served.say(served.speak("x"));
+    for (path, mut body, good, bad) in dialect_cases() {
+        body["model"] = json!("hearth-test");
+        let reply = post_json(served.address, path, &body).await;
+        assert_eq!(reply.status(), 200, "{path} {body}");
+        let constraint = served.request().await.constraint.unwrap();
+        assert!(lets(&served, &constraint, good), "{path} {body}: {good}");
+        assert!(!lets(&served, &constraint, bad), "{path} {body}: {bad}");
+    }
+}

@@ -16,6 +16,7 @@ mod client;
 mod completions;
 mod connections;
 mod dashboard;
+mod demanded;
 mod embeddings;
 mod format;
 mod gateway;

@@ -33,7 +33,9 @@ true => thinking => `thinking` is true; expected an object
 {} => output_format => `output_format` is an object of 0; this service cannot
 [] => output_config => `output_config` is an array of 0; expected an object
 {"effort": 1} => output_config => `output_config.effort` is 1
-{"format": {}} => output_config => `output_config.format` is an object of 0
+{"format": {}} => output_config => `output_config.format.type` is missing
+{"format": {"type": "json_schema"}} => output_config => `output_config.format.schema` is missing
+[{"name": "f", "input_schema": {"not": {}}, "strict": true}] => tools => `tools[0].input_schema.not` cannot be honoured
 "#;
 
 /// As [`FIELDS`], of what both routes read.
@@ -56,7 +58,6 @@ null => messages => `messages` is missing
 [{"name": "a b", "input_schema": {}}] => tools => `tools[0].name` is a string of 3 bytes
 [{"type": "web_search_20250305", "name": "web_search"}] => tools => `tools[0].type` names a tool
 [{"name": "f", "input_schema": {}}, {"name": "f", "input_schema": {}}] => tools => `tools[1]` has the name of a tool before it
-[{"name": "f", "input_schema": {}, "strict": true}] => tools => a tool is strict
 "auto" => tool_choice => `tool_choice` is a string of 4 bytes
 {} => tool_choice => `tool_choice.type` is missing
 {"type": "required"} => tool_choice => `tool_choice.type` is an unknown text
@@ -175,21 +176,4 @@ async fn what_is_wrong_before_the_fields_is_told_in_this_dialect() {
         assert_eq!(reply.head.header("allow").is_some(), status == 405);
     }
     served.assert_nothing_seen().await;
-}
-
-#[tokio::test]
-async fn calls_that_are_demanded_are_refused_until_they_can_be_promised() {
-    let served = Served::start().await;
-    for choice in [json!({"type": "any"}), json!({"type": "tool", "name": "f"})] {
-        let mut body = good();
-        body["tools"] = json!([{"name": "f", "input_schema": {}}]);
-        body["tool_choice"] = choice;
-        let reply = ask(served.address, &post("/v1/messages", &body.to_string())).await;
-        assert_eq!(reply.status(), 400);
-        let said = reply.json()["error"]["message"]
-            .as_str()
-            .unwrap()
-            .to_owned();
-        assert!(said.contains("demands a call"), "{said}");
-    }
 }

@@ -374,7 +374,9 @@ const SHARED_CASES: &str = r#"
 {"stream": "yes"} => 400 => `stream` is a string of 3 bytes; expected true or false
 {"think": "max"} => 400 => expected true, false, low, medium or high
 {"think": 1} => 400 => `think` is 1; expected
-{"format": "xml"} => 400 => `format` is a string of 3 bytes
+{"format": "xml"} => 400 => `format` is a string of 3 bytes; expected `json` or a JSON schema
+{"format": ["json"]} => 400 => `format` is an array of 1; expected `json`
+{"format": {"type": "text"}} => 400 => `format` cannot be honoured
 {"template": "{{ .Prompt }}"} => 400 => `template` is a string
 {"context": [1, 2]} => 400 => `context` is an array of 2
 {"suffix": "}"} => 400 => `suffix` is a string of 1 bytes

@@ -519,6 +519,11 @@ const FIELD_CASES: &str = r#"
 {"text": "plain"} => text => expected an object
 {"text": {"verbosity": "low"}} => text.verbosity => `text.verbosity` is set
 {"text": {"format": "text"}} => text.format => expected an object
+{"text": {"format": {}}} => text.format.type => is missing
+{"text": {"format": {"type": "grammar"}}} => text.format.type => unknown text; expected text
+{"text": {"format": {"type": "json_schema"}}} => text.format.schema => is missing
+{"text": {"format": {"type": "json_schema", "strict": true, "schema": {"not": {}}}}} => text.format.schema.not => cannot be honoured
+{"tools": [{"type": "function", "name": "f", "strict": true, "parameters": {"not": {}}}]} => tools[0].parameters.not => cannot be honoured
 {"tools": {}} => tools => `tools` is an object of 0; expected an array
 {"tools": ["a"]} => tools[0] => expected an object that describes a tool
 {"tools": [{}]} => tools[0].type => is missing

@@ -9,7 +9,8 @@
 //! | `think` | `true`, `false`, or an effort: `low`, `medium`, `high` |
 //! | `stream` | left out: yes |
 //! | `keep_alive`, `truncate`, `shift` | ignored: the model stays, and nothing is left out of a prompt |
-//! | `template`, `context`, `suffix`, `images`, `logprobs`, `format` | refused unless empty |
+//! | `format` | `json`, or a JSON schema, which is followed as far as it goes |
+//! | `template`, `context`, `suffix`, `images`, `logprobs` | refused unless empty |
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -25,11 +26,12 @@ use crate::http::body;
 use crate::http::dialect::respond;
 use crate::http::error::{ApiError, json_response};
 use crate::http::fields::{Fields, describe};
+use crate::http::format::{self, Binding};
 use crate::http::observe::Observed;
 use crate::http::sampling::{Delivery, Draw};
 use crate::http::tools;
 use crate::text::{
-    ChatRequest, Message, OutputFormat, Prompt, Reading, Said, Thinking, Tool, ToolUse,
+    Ask, ChatRequest, Message, OutputFormat, Prompt, Reading, Said, Thinking, Tool, ToolUse,
     encode_prompts,
 };
 
@@ -37,14 +39,7 @@ use super::writer::{Route, Writer};
 use super::{check_model, messages, options};
 
 /// Fields that are known but cannot be honoured; each may be empty.
-const REFUSED: [&str; 6] = [
-    "template",
-    "context",
-    "suffix",
-    "format",
-    "logprobs",
-    "top_logprobs",
-];
+const REFUSED: [&str; 5] = ["template", "context", "suffix", "logprobs", "top_logprobs"];
 
 /// `POST /api/chat`.
 pub(super) async fn chat(
@@ -61,22 +56,17 @@ pub(super) async fn chat(
         tools: tools::list(&fields, tool)?,
         ..ToolUse::default()
     };
-    let writer = Writer::new(Route::Chat, shared.name, started);
+    let writer = Writer::new(Route::Chat, shared.name.clone(), started);
     drop(object);
     if messages.is_empty() {
         api.ready()?;
         return Ok(json_response(StatusCode::OK, &writer.loaded()));
     }
-    let mut ask = chat_ask(messages, shared.thinking, shared.draw, "messages");
+    let delivery = shared.delivery;
+    let mut ask = chat_ask(messages, shared, "messages");
     ask.chat.tools = tools;
     let answer = api.chat(ask, started).await?;
-    respond(
-        answer,
-        writer,
-        shared.delivery,
-        api.config.limits.keep_alive,
-    )
-    .await
+    respond(answer, writer, delivery, api.config.limits.keep_alive).await
 }
 
 /// `POST /api/generate`.
@@ -93,35 +83,30 @@ pub(super) async fn generate(
     let prompt = fields.text("prompt")?.unwrap_or_default().to_owned();
     let system = fields.text("system")?.unwrap_or_default().to_owned();
     let raw = fields.flag("raw")?.unwrap_or(false);
-    let writer = Writer::new(Route::Generate, shared.name, started);
+    let writer = Writer::new(Route::Generate, shared.name.clone(), started);
+    let delivery = shared.delivery;
     drop(object);
     if prompt.is_empty() {
         api.ready()?;
         return Ok(json_response(StatusCode::OK, &writer.loaded()));
     }
     let answer = if raw {
-        plain(&api, prompt, shared.draw, started).await?
+        plain(&api, prompt, shared, started).await?
     } else if model.template.is_none() {
         let parts = [system, prompt];
         let parts = parts.iter().filter(|part| !part.is_empty());
         let text = parts.map(String::as_str).collect::<Vec<_>>().join("\n\n");
-        plain(&api, text, shared.draw, started).await?
+        plain(&api, text, shared, started).await?
     } else {
         let mut messages = Vec::new();
         if !system.is_empty() {
             messages.push(Message::System(Said::new(system)));
         }
         messages.push(Message::User(Said::new(prompt)));
-        let ask = chat_ask(messages, shared.thinking, shared.draw, "prompt");
+        let ask = chat_ask(messages, shared, "prompt");
         api.chat(ask, started).await?
     };
-    respond(
-        answer,
-        writer,
-        shared.delivery,
-        api.config.limits.keep_alive,
-    )
-    .await
+    respond(answer, writer, delivery, api.config.limits.keep_alive).await
 }
 
 /// What both have.
@@ -130,6 +115,7 @@ struct Shared {
     name: String,
     delivery: Delivery,
     thinking: Thinking,
+    format: OutputFormat,
     draw: Draw,
 }
 
@@ -144,6 +130,7 @@ impl Shared {
                 Some(false) => Delivery::Whole,
             },
             thinking: thinking(fields)?,
+            format: format::read_word_or_schema(fields, "format")?,
             draw: options::read(fields, model)?,
         })
     }
@@ -194,21 +181,16 @@ fn refused(fields: &Fields<'_>) -> Result<(), ApiError> {
     Ok(())
 }
 
-fn chat_ask(
-    messages: Vec<Message>,
-    thinking: Thinking,
-    draw: Draw,
-    place: &'static str,
-) -> ChatAsk {
+fn chat_ask(messages: Vec<Message>, shared: Shared, place: &'static str) -> ChatAsk {
     ChatAsk {
         chat: ChatRequest {
             messages,
             tools: ToolUse::default(),
-            thinking,
-            format: OutputFormat::Text,
+            thinking: shared.thinking,
+            format: shared.format,
             variables: Map::new(),
         },
-        draw,
+        draw: shared.draw,
         logprobs: None,
         place,
     }
@@ -218,7 +200,7 @@ fn chat_ask(
 async fn plain(
     api: &Arc<Api>,
     text: String,
-    draw: Draw,
+    shared: Shared,
     started: Instant,
 ) -> Result<Observed, ApiError> {
     api.ready()?;
@@ -227,6 +209,9 @@ async fn plain(
         .compute(move || encode_prompts(&model.tokenizer, vec![Prompt::Text(text)]))
         .await?
         .map_err(|error| ApiError::prompt("prompt", &error))?;
-    api.start(draw.ask(prompts, Reading::plain(), None), started)
-        .await
+    let reading = Reading::plain();
+    let binding = Binding::of(shared.format);
+    let constraint = api.constraint(binding, &reading).await?;
+    let ask = shared.draw.ask(prompts, reading, None);
+    api.start(Ask { constraint, ..ask }, started).await
 }

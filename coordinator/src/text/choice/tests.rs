@@ -32,6 +32,7 @@ fn reading(reasoning: Reasoning, parallel: Parallel) -> Reading {
         description: None,
         parameters: None,
         strictness: Strictness::Loose,
+        place: "tools[0].function.parameters".to_owned(),
     };
     Reading {
         reasoning,

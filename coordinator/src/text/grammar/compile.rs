@@ -96,8 +96,19 @@ fn named(vocabulary: &Vocabulary, form: &Form, error: &str) -> GrammarError {
             let (path, reason) = schema::locate(vocabulary, schema, *strictness, reason);
             GrammarError::Schema { path, reason }
         }
-        Form::Regex(_) | Form::Lark(_) | Form::Choice(_) | Form::Parts(_) => {
-            GrammarError::Form(reason)
+        Form::Parts(part) => {
+            let mut schemas = Vec::new();
+            part.schemas(&mut schemas);
+            let mut refused = schemas
+                .into_iter()
+                .filter_map(|(schema, strictness, base)| {
+                    schema::refused_at(vocabulary, schema, strictness, base)
+                });
+            match refused.next() {
+                Some((path, reason)) => GrammarError::Schema { path, reason },
+                None => GrammarError::Form(reason),
+            }
         }
+        Form::Regex(_) | Form::Lark(_) | Form::Choice(_) => GrammarError::Form(reason),
     }
 }

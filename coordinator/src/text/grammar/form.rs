@@ -60,6 +60,15 @@ pub enum Element {
     Until(String),
     /// Any text, also none, without a control or added token.
     Free,
+    /// Text without a control or added token, and what follows it at once. Neither is empty as a whole.
+    Words {
+        /// Expressions that each match the text as a whole.
+        like: Vec<String>,
+        /// Expressions none of which matches it as a whole.
+        unlike: Vec<String>,
+        /// What follows; may be empty. No control or added token can be written in it.
+        end: String,
+    },
     /// One after the other.
     Sequence(Vec<Element>),
     /// One of them.
@@ -73,4 +82,22 @@ pub enum Element {
         /// What is between.
         between: String,
     },
+}
+
+impl Element {
+    /// The schemas in it, with their paths.
+    pub(super) fn schemas<'e>(&'e self, found: &mut Vec<(&'e Value, Strictness, &'e str)>) {
+        match self {
+            Self::Json {
+                schema,
+                strictness,
+                path,
+            } => found.push((schema, *strictness, path)),
+            Self::Sequence(parts) | Self::OneOf(parts) => {
+                parts.iter().for_each(|part| part.schemas(found));
+            }
+            Self::Optional(part) | Self::Several { part, .. } => part.schemas(found),
+            Self::Text(_) | Self::Regex(_) | Self::Until(_) | Self::Free | Self::Words { .. } => {}
+        }
+    }
 }

@@ -88,12 +88,14 @@ impl Writer<'_> {
                 self.rule("", &format!("/{regex}/"))
             }
             Element::Free => self.rule("", "/(?s:.+)/?"),
+            Element::Words { like, unlike, end } => self.words(like, unlike, end)?,
             Element::Until(end) => self.until(end),
             Element::Sequence(parts) => self.list(parts, " ")?,
             Element::OneOf(parts) => self.list(parts, " | ")?,
             Element::Optional(part) => format!("({})?", self.part(part)?),
             Element::Several { part, between } => {
                 let part = self.part(part)?;
+                let part = self.rule("", &part);
                 let between = self.text(between);
                 format!("({part} ({between} {part})*)")
             }
@@ -117,6 +119,41 @@ impl Writer<'_> {
         // Writing to a text cannot fail.
         let _always = writeln!(self.rules, "{name}{attributes}: {body}");
         name
+    }
+
+    /// One terminal: what its expressions say could not be said of several.
+    fn words(
+        &mut self,
+        like: &[String],
+        unlike: &[String],
+        end: &str,
+    ) -> Result<String, GrammarError> {
+        let bytes: usize = like.iter().chain(unlike).map(String::len).sum();
+        if bytes > REGEX_BYTES_MAX {
+            let text = format!("its texts and expressions have more than {REGEX_BYTES_MAX} bytes");
+            return Err(GrammarError::Form(text));
+        }
+        let ids = self.tokenizer.encode(end, Specials::Parse);
+        let added = |id: &u32| self.tokenizer.is_added(*id);
+        if ids.is_ok_and(|ids| ids.iter().any(added)) {
+            let text = "the model's vocabulary has a token of its own for the end of a value";
+            return Err(GrammarError::Form(text.to_owned()));
+        }
+        // Digits and letters as JSON schemas have them.
+        let written = |regex: &String| format!("/{}/", llguidance::regex_to_lark(regex, "dw"));
+        let like = like.iter().map(written);
+        let unlike = unlike.iter().map(|regex| format!("~{}", written(regex)));
+        let all: Vec<String> = like.chain(unlike).collect();
+        self.count += 1;
+        let name = format!("WORDS_{}", self.count);
+        let end = if end.is_empty() {
+            String::new()
+        } else {
+            format!(" {}", literal(end))
+        };
+        // Writing to a text cannot fail.
+        let _always = writeln!(self.rules, "{name}: ({}){end}", all.join(" & "));
+        Ok(name)
     }
 
     /// Added tokens by their ids, and what is between them as it is written.

@@ -276,6 +276,25 @@ pub(super) fn locate(
     found
 }
 
+/// Where and why a schema cannot be compiled by itself, if it cannot; the path begins with `base`.
+pub(super) fn refused_at(
+    vocabulary: &Vocabulary,
+    schema: &Value,
+    strictness: Strictness,
+    base: &str,
+) -> Option<(String, String)> {
+    let Value::Object(root) = schema else {
+        return None;
+    };
+    let reason = refused(vocabulary, root, schema, strictness)?;
+    let (path, reason) = locate(vocabulary, schema, strictness, reason);
+    let path = match path.is_empty() {
+        true => base.to_owned(),
+        false => below(base, &path),
+    };
+    Some((path, reason))
+}
+
 /// Why a part of a schema cannot be compiled by itself, if it cannot.
 fn refused(
     vocabulary: &Vocabulary,

@@ -1,5 +1,6 @@
 //! Constraints over a small vocabulary: against oracles that try every token, and tables of what is refused.
 
+mod called;
 mod finished;
 mod random;
 
@@ -45,7 +46,27 @@ pub(super) struct Bench {
 
 impl Bench {
     pub fn new() -> Self {
-        let model = model();
+        Self::of(model())
+    }
+
+    /// Of a model that writes the marks of calls as ordinary text.
+    pub fn without_marks() -> Self {
+        let path = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../tests/data/qwen3_5_moe/tokenizer.json"
+        );
+        let mut file: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        let added = file["added_tokens"].as_array_mut().unwrap();
+        let before = added.len();
+        added.retain(|token| !token["content"].as_str().unwrap().contains("tool_call"));
+        assert!(added.len() < before);
+        let mut model = model();
+        model.tokenizer = Tokenizer::from_json(file.to_string().as_bytes(), None).unwrap();
+        Self::of(model)
+    }
+
+    fn of(model: ServedModel) -> Self {
         Self {
             tokenizer: model.tokenizer.clone(),
             grammars: Grammars::new(Arc::new(model)),

@@ -13,6 +13,7 @@ fn tool(name: &str, parameters: Option<Value>) -> Tool {
         description: None,
         parameters: parameters.map(|schema| schema.as_object().unwrap().clone()),
         strictness: Strictness::Loose,
+        place: "tools[0].function.parameters".to_owned(),
     }
 }
 

@@ -13,20 +13,20 @@ const STEPS_MAX: u32 = 256;
 
 /// Kinds of JSON values.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Kinds(u8);
+pub(in crate::text) struct Kinds(u8);
 
 impl Kinds {
-    const STRING: Self = Self(1);
-    const NUMBER: Self = Self(2);
-    const INTEGER: Self = Self(4);
-    const BOOLEAN: Self = Self(8);
-    const OBJECT: Self = Self(16);
-    const ARRAY: Self = Self(32);
-    const NULL: Self = Self(64);
+    pub(in crate::text) const STRING: Self = Self(1);
+    pub(in crate::text) const NUMBER: Self = Self(2);
+    pub(in crate::text) const INTEGER: Self = Self(4);
+    pub(in crate::text) const BOOLEAN: Self = Self(8);
+    pub(in crate::text) const OBJECT: Self = Self(16);
+    pub(in crate::text) const ARRAY: Self = Self(32);
+    pub(in crate::text) const NULL: Self = Self(64);
     const ANY: Self = Self(127);
 
     /// What a parameter of a tool may be. Of an unknown tool or parameter only that it was written as text is known.
-    pub(super) fn of(tool: Option<&Tool>, parameter: &str) -> Self {
+    pub(in crate::text) fn of(tool: Option<&Tool>, parameter: &str) -> Self {
         let Some(root) = tool.and_then(|tool| tool.parameters.as_ref()) else {
             return Self::STRING;
         };
@@ -38,7 +38,8 @@ impl Kinds {
         }
     }
 
-    fn of_schema(root: &Map<String, Value>, schema: &Value) -> Self {
+    /// What a schema allows inside of a document that it may refer to.
+    pub(in crate::text) fn of_schema(root: &Map<String, Value>, schema: &Value) -> Self {
         let mut kinds = Self::default();
         let mut steps = STEPS_MAX;
         kinds.gather(root, schema, &mut steps);
@@ -79,11 +80,13 @@ impl Kinds {
         }
     }
 
-    fn add(&mut self, other: Self) {
+    /// With the kinds of another.
+    pub(in crate::text) fn add(&mut self, other: Self) {
         self.0 |= other.0;
     }
 
-    fn has(self, other: Self) -> bool {
+    /// Whether it may be of one of these kinds.
+    pub(in crate::text) fn has(self, other: Self) -> bool {
         self.0 & other.0 != 0
     }
 
@@ -112,7 +115,7 @@ impl Kinds {
     }
 
     /// Whether a text is its value as it stands, so that it can be given out as it comes.
-    pub(super) fn verbatim(self) -> bool {
+    pub(in crate::text) fn verbatim(self) -> bool {
         self == Self::STRING
     }
 
@@ -153,7 +156,10 @@ impl Kinds {
 }
 
 /// A schema that another one refers to: only inside the same document.
-fn resolve<'a>(root: &'a Map<String, Value>, reference: &str) -> Option<&'a Value> {
+pub(in crate::text) fn resolve<'a>(
+    root: &'a Map<String, Value>,
+    reference: &str,
+) -> Option<&'a Value> {
     let path = reference.strip_prefix("#/")?;
     let (first, rest) = match path.split_once('/') {
         Some((first, rest)) => (first, Some(rest)),
@@ -203,6 +209,7 @@ mod tests {
             description: None,
             parameters: Some(parameters),
             strictness: Strictness::Loose,
+            place: "tools[0].function.parameters".to_owned(),
         }
     }
 

@@ -16,32 +16,32 @@ use crate::text::Strictness;
 use crate::text::grammar::{Constraint, Form, Walk};
 
 /// Answers at once.
-const WIDTH: u32 = 16;
+pub(super) const WIDTH: u32 = 16;
 /// Tokens of an answer.
 const TOKENS_MAX: u32 = 250;
 const PAGES: u32 = (TOKENS_MAX + 2).div_ceil(64);
 
 /// One answer under way.
-struct Run {
-    schema: Value,
-    constraint: Constraint,
+pub(super) struct Run {
+    pub schema: Value,
+    pub constraint: Constraint,
     walk: Walk,
     mask: TokenMask,
-    drawn: Vec<u32>,
+    pub drawn: Vec<u32>,
     sequence: SequenceId,
     slot: u32,
 }
 
 /// The model, and the answers that it gives side by side.
-struct Machine {
+pub(super) struct Machine {
     slice: Slice,
-    runs: Vec<Run>,
+    pub runs: Vec<Run>,
     steps: u64,
     sequences: u64,
 }
 
 impl Machine {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let path = concat!(
             env!("CARGO_MANIFEST_DIR"),
             "/../tests/data/qwen3_5_moe/model-f16.gguf"
@@ -71,7 +71,7 @@ impl Machine {
         }
     }
 
-    fn add(&mut self, schema: Value, constraint: Constraint) {
+    pub fn add(&mut self, schema: Value, constraint: Constraint) {
         let taken: Vec<u32> = self.runs.iter().map(|run| run.slot).collect();
         let slot = (0..WIDTH).find(|slot| !taken.contains(slot)).unwrap();
         let (walk, mask) = constraint.begin();
@@ -142,7 +142,7 @@ impl Machine {
     }
 
     /// Draws until some answers are over; those that finished.
-    fn finish_some(&mut self) -> Vec<Run> {
+    pub fn finish_some(&mut self) -> Vec<Run> {
         loop {
             let mut finished = Vec::new();
             let samples = self.step();

@@ -84,6 +84,18 @@ fn array(inner: impl Strategy<Value = Value> + Clone) -> impl Strategy<Value = V
     prop_oneof![list, tuple]
 }
 
+/// A schema of arguments. No parameter refers to anything.
+pub(super) fn arguments() -> impl Strategy<Value = Value> {
+    let value = scalar().prop_recursive(2, 6, 3, |inner| {
+        prop_oneof![
+            object(inner.clone()),
+            array(inner.clone()),
+            vec(inner, 2..4).prop_map(|options| json!({"anyOf": options})),
+        ]
+    });
+    object(value)
+}
+
 /// A schema of what constraints can express. Answers of most are short.
 pub(super) fn schema() -> impl Strategy<Value = Value> {
     let nested = scalar().prop_recursive(3, 12, 4, |inner| {
