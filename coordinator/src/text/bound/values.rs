@@ -326,12 +326,13 @@ impl<'v> Value<'v> {
         Ok(self.words(like, self.other_kinds()))
     }
 
-    /// Texts that would be read as another kind of value.
+    /// Texts that begin like another kind of value. Those that go on otherwise would be read as strings, but what ends
+    /// the other value could not be told from them.
     fn other_kinds(&self) -> Vec<String> {
         let kinds = Kinds::of(self.tool, self.name);
         let looks = [
-            (Kinds::NULL, r"\s*null\s*"),
-            (Kinds::BOOLEAN, r"\s*(?:true|false|True|False)\s*"),
+            (Kinds::NULL, r"\s*null(?s:.*)"),
+            (Kinds::BOOLEAN, r"\s*(?:true|false|True|False)(?s:.*)"),
             (Kinds::NUMBER, NUMBER),
             (Kinds::INTEGER, NUMBER),
             (Kinds::ARRAY, r"\s*\[(?s:.*)"),
@@ -355,7 +356,7 @@ impl<'v> Value<'v> {
     }
 }
 
-const NUMBER: &str = r"\s*-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?\s*";
+const NUMBER: &str = r"\s*-?[0-9](?s:.*)";
 
 /// A schema's pattern, which may match anywhere, as an expression that matches as a whole. Where alternatives have
 /// anchors of their own it allows less than the pattern, never more.
