@@ -186,7 +186,7 @@ fn beside_text_the_calls_of_strict_tools_are_held_to_their_schemas() {
                 (format!("{one}{between}{one}"), true),
                 (one.replace("weather", "feather"), false),
                 (format!("{one}{between}Done."), false),
-                ("So <function=weather>".to_owned(), !apart),
+                ("So <function=now>".to_owned(), !apart),
                 ("So <|python_tag|>".to_owned(), apart),
             ],
         );
