@@ -3,6 +3,8 @@
 //! `cargo bench -p coordinator --bench mask [-- TOKENIZER.json]`. Without a file the vocabulary is made up: bytes, words with
 //! and without a blank, capitals, numbers, signs of programs, runs of blanks, and pieces of scripts of two and three bytes.
 #![allow(
+    clippy::cast_possible_truncation,
+    clippy::panic,
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::print_stdout,

@@ -79,6 +79,10 @@ pub struct GenerateRequest {
 
 /// What the API asks of the household.
 #[derive(Debug)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "most commands are requests, and each is moved once"
+)]
 pub enum Command {
     /// Answer a request. Ends with exactly one call on `reply`.
     Generate {

@@ -18,7 +18,6 @@ use proto::{Epoch, NodeId, StepId};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use transport::Mesh;
-
 mod exchange;
 mod load;
 mod masks;

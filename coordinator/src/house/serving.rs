@@ -24,6 +24,10 @@ const BUSY_RETRY_S: u32 = 5;
 
 /// What the pipeline or the household has to be told.
 #[derive(Debug)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "an effect is carried out as soon as it is taken"
+)]
 pub(super) enum Effect {
     /// To stage 0 of the frame's epoch; a mask to its last stage.
     Frame(Frame),

@@ -5,7 +5,7 @@ use coordinator::http::{HttpConfig, HttpLimits};
 use model::SpecialText;
 use serde_json::{Value, json};
 
-use crate::client::{Connection, Reply, ask, get, post, post_json, raw};
+use crate::client::{Connection, Reply, get, post, post_json, raw};
 use crate::household::{CONTEXT, Say, Served};
 
 const PATH: &str = "/v1/messages";

@@ -35,7 +35,7 @@ pub(super) fn model() -> ServedModel {
         },
         vocab: VOCAB,
         created_unix_s: 0,
-        card: Card::of(&model::Checkpoint::open(&folder).unwrap()),
+        card: Card::of(&model::Checkpoint::open(folder).unwrap()),
     }
 }
 
