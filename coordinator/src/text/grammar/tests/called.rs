@@ -258,10 +258,10 @@ fn a_format_holds_for_the_text_and_schemas_for_the_calls() {
     );
 }
 
-/// Values between tags: a schema, a text, and what it is read as; `None` if it cannot be written.
-#[test]
-fn values_between_tags_are_what_their_schemas_allow() {
-    let bench = Bench::new();
+/// A schema of a value between tags, a text, and what it is read as; `None` if it cannot be written.
+type BetweenTags = (Value, &'static str, Option<Value>);
+
+fn strings_between_tags() -> Vec<BetweenTags> {
     let string = |more: Value| {
         let mut schema = json!({"type": "string"});
         schema
@@ -270,9 +270,7 @@ fn values_between_tags_are_what_their_schemas_allow() {
             .extend(more.as_object().unwrap().clone());
         schema
     };
-    let either = json!({"type": ["string", "null"]});
-    let number = json!({"anyOf": [{"type": "string"}, {"type": "integer", "minimum": 5}]});
-    let cases = [
+    vec![
         (string(json!({})), "a < b\n</p>", Some(json!("a < b\n</p>"))),
         (string(json!({})), "", Some(json!(""))),
         (string(json!({})), "a</parameter>b", None),
@@ -312,6 +310,13 @@ fn values_between_tags_are_what_their_schemas_allow() {
             Some(json!("2026-02-28")),
         ),
         (string(json!({"format": "date"})), "2026-02-30", None),
+    ]
+}
+
+fn others_between_tags() -> Vec<BetweenTags> {
+    let either = json!({"type": ["string", "null"]});
+    let number = json!({"anyOf": [{"type": "string"}, {"type": "integer", "minimum": 5}]});
+    vec![
         (either.clone(), "null", Some(Value::Null)),
         (either, "nothing", Some(json!("nothing"))),
         (number.clone(), "7", Some(json!(7))),
@@ -334,7 +339,13 @@ fn values_between_tags_are_what_their_schemas_allow() {
             "a",
             Some(json!("a")),
         ),
-    ];
+    ]
+}
+
+#[test]
+fn values_between_tags_are_what_their_schemas_allow() {
+    let bench = Bench::new();
+    let cases = [strings_between_tags(), others_between_tags()].concat();
     for (schema, text, expected) in cases {
         let parameters = json!({"properties": {"v": schema}, "required": ["v"]});
         let uses = uses(
@@ -364,13 +375,16 @@ fn values_between_tags_are_what_their_schemas_allow() {
     }
 }
 
-/// Schemas of strict tools that are refused in some style, where, and a word of why.
-#[test]
-fn what_a_strict_tool_cannot_promise_is_named_by_its_path() {
-    let bench = Bench::new();
-    let of =
-        |value: Value| json!({"type": "object", "properties": {"v": value}, "required": ["v"]});
-    let everywhere = [
+/// The schema of a strict tool that is refused, where, and a word of why.
+type Refused = (Value, &'static str, &'static str);
+
+/// Parameters with one, `v`.
+fn of(value: Value) -> Value {
+    json!({"type": "object", "properties": {"v": value}, "required": ["v"]})
+}
+
+fn refused_everywhere() -> Vec<Refused> {
+    vec![
         (of(json!({"not": {}})), ".properties.v.not", "keyword"),
         (
             of(json!({"type": "array", "uniqueItems": true})),
@@ -397,8 +411,11 @@ fn what_a_strict_tool_cannot_promise_is_named_by_its_path() {
             ".properties.v",
             "no schema",
         ),
-    ];
-    let in_tags = [
+    ]
+}
+
+fn refused_in_tags() -> Vec<Refused> {
+    vec![
         (json!({"anyOf": [{}]}), ".anyOf", "tags"),
         (json!({"required": ["w"]}), ".required", "properties"),
         (
@@ -432,7 +449,13 @@ fn what_a_strict_tool_cannot_promise_is_named_by_its_path() {
             ".properties.v",
             "allows nothing",
         ),
-    ];
+    ]
+}
+
+#[test]
+fn what_a_strict_tool_cannot_promise_is_named_by_its_path() {
+    let bench = Bench::new();
+    let (everywhere, in_tags) = (refused_everywhere(), refused_in_tags());
     for style in STYLES {
         let tags = in_tags.iter().filter(|_| style == CallStyle::Xml);
         for (schema, path, reason) in everywhere.iter().chain(tags) {
