@@ -2,15 +2,18 @@
 
 use std::sync::Arc;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use crate::text::{Strictness, Tool, ToolChoice};
+use crate::text::{Call, Strictness, Tool, ToolChoice};
 
 use super::error::ApiError;
 use super::fields::{Fields, wrong};
 
 /// Tools of one request.
 const TOOLS_MAX: usize = 512;
+/// What a choice of tools may be.
+pub(super) const CHOICE_EXPECTED: &str =
+    "`none`, `auto`, `required` or an object that names a function";
 
 /// The tools of a request. `read` takes one entry of the array.
 ///
@@ -104,4 +107,63 @@ pub(super) fn some(path: &str, tools: &[Tool]) -> Result<ToolChoice, ApiError> {
         return Err(ApiError::field(path, message));
     }
     Ok(ToolChoice::Required)
+}
+
+/// A choice of tools as OpenAI's dialects write it: a word, or an object that `object` reads.
+///
+/// # Errors
+/// 400 naming what is wrong with it.
+pub(super) fn choice(
+    fields: &Fields<'_>,
+    tools: &[Tool],
+    object: impl FnOnce(&Fields<'_>, &[Tool]) -> Result<ToolChoice, ApiError>,
+) -> Result<ToolChoice, ApiError> {
+    match fields.get("tool_choice") {
+        None => Ok(ToolChoice::Auto),
+        Some(Value::String(word)) => match word.as_str() {
+            "auto" => Ok(ToolChoice::Auto),
+            "none" => Ok(ToolChoice::None),
+            "required" => some("tool_choice", tools),
+            _ => {
+                let message =
+                    format!("`tool_choice` is an unknown text; expected {CHOICE_EXPECTED}");
+                Err(ApiError::field("tool_choice", message))
+            }
+        },
+        Some(Value::Object(chosen)) => object(&Fields::at("tool_choice", chosen), tools),
+        Some(other) => Err(fields.wrong("tool_choice", other, CHOICE_EXPECTED)),
+    }
+}
+
+/// Calls that the assistant made before, as the messages of OpenAI and Ollama carry them. `arguments` reads those of a
+/// function.
+///
+/// # Errors
+/// 400 naming the first bad call.
+pub(super) fn calls(
+    fields: &Fields<'_>,
+    arguments: impl Fn(&Fields<'_>) -> Result<Map<String, Value>, ApiError>,
+) -> Result<Vec<Call>, ApiError> {
+    let calls = fields.array("tool_calls")?.unwrap_or_default();
+    let mut checked = Vec::with_capacity(calls.len());
+    for (index, call) in calls.iter().enumerate() {
+        let path = format!("{}[{index}]", fields.path("tool_calls"));
+        let Value::Object(object) = call else {
+            return Err(wrong(&path, call, "an object with `function`"));
+        };
+        let outer = Fields::at(&path, object);
+        let function = outer
+            .object("function")?
+            .ok_or_else(|| outer.missing("function", "an object with `name` and `arguments`"))?;
+        let inner = Fields::at(&outer.path("function"), function);
+        checked.push(Call {
+            id: outer.text("id")?.map(str::to_owned),
+            name: inner
+                .text("name")?
+                .ok_or_else(|| inner.missing("name", "a string"))?
+                .to_owned(),
+            arguments: arguments(&inner)?,
+        });
+    }
+    Ok(checked)
 }

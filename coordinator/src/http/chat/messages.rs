@@ -11,10 +11,11 @@
 
 use serde_json::{Map, Value};
 
-use crate::text::{Call, Message, Said, ToolResult, Turn};
+use crate::text::{Message, Said, ToolResult, Turn};
 
 use super::super::error::ApiError;
 use super::super::fields::{Fields, describe, wrong};
+use super::super::tools;
 
 const ROLES: &str = "one of `system`, `developer`, `user`, `assistant`, `tool`";
 const CONTENT: &str = "a string or an array of text parts";
@@ -75,7 +76,7 @@ fn said(fields: &Fields<'_>) -> Result<Said, ApiError> {
 
 fn turn(fields: &Fields<'_>) -> Result<Turn, ApiError> {
     let reasoning = owned(fields, "reasoning_content")?;
-    let calls = tool_calls(fields)?;
+    let calls = tools::calls(fields, arguments)?;
     Ok(Turn {
         reasoning,
         text: match fields.get("content") {
@@ -126,29 +127,6 @@ fn content_text(fields: &Fields<'_>, content: &Value) -> Result<String, ApiError
         }
     }
     Ok(text)
-}
-
-/// Calls that the assistant made before.
-fn tool_calls(fields: &Fields<'_>) -> Result<Vec<Call>, ApiError> {
-    let calls = fields.array("tool_calls")?.unwrap_or_default();
-    let mut checked = Vec::with_capacity(calls.len());
-    for (index, call) in calls.iter().enumerate() {
-        let path = format!("{}[{index}]", fields.path("tool_calls"));
-        let Value::Object(object) = call else {
-            return Err(wrong(&path, call, "an object with `function`"));
-        };
-        let outer = Fields::at(&path, object);
-        let function = outer
-            .object("function")?
-            .ok_or_else(|| outer.missing("function", "an object with `name` and `arguments`"))?;
-        let inner = Fields::at(&outer.path("function"), function);
-        checked.push(Call {
-            id: owned(&outer, "id")?,
-            name: owned(&inner, "name")?.ok_or_else(|| inner.missing("name", "a string"))?,
-            arguments: arguments(&inner)?,
-        });
-    }
-    Ok(checked)
 }
 
 /// Arguments travel as a JSON text.

@@ -1,12 +1,10 @@
 //! Reads `tools`, `tool_choice` and `parallel_tool_calls` as OpenAI's chat clients send them.
 
-use serde_json::Value;
-
 use crate::text::{Parallel, Tool, ToolChoice, ToolUse};
 
 use super::super::error::ApiError;
 use super::super::fields::Fields;
-use super::super::tools::{list, named, some, tool};
+use super::super::tools::{choice, list, named, tool};
 
 /// The tools of a request, and how they may be used.
 ///
@@ -14,7 +12,7 @@ use super::super::tools::{list, named, some, tool};
 /// 400 naming the first bad field.
 pub(super) fn read(fields: &Fields<'_>) -> Result<ToolUse, ApiError> {
     let tools = list(fields, entry)?;
-    let choice = choice(fields, &tools)?;
+    let choice = choice(fields, &tools, chosen)?;
     let parallel = match fields.flag("parallel_tool_calls")? {
         Some(false) => Parallel::One,
         Some(true) | None => Parallel::Any,
@@ -52,27 +50,11 @@ fn kind(fields: &Fields<'_>) -> Result<(), ApiError> {
     }
 }
 
-fn choice(fields: &Fields<'_>, tools: &[Tool]) -> Result<ToolChoice, ApiError> {
-    const EXPECTED: &str = "`none`, `auto`, `required` or an object that names a function";
-    match fields.get("tool_choice") {
-        None => Ok(ToolChoice::Auto),
-        Some(Value::String(word)) => match word.as_str() {
-            "auto" => Ok(ToolChoice::Auto),
-            "none" => Ok(ToolChoice::None),
-            "required" => some("tool_choice", tools),
-            _ => {
-                let message = format!("`tool_choice` is an unknown text; expected {EXPECTED}");
-                Err(ApiError::field("tool_choice", message))
-            }
-        },
-        Some(Value::Object(object)) => {
-            let outer = Fields::at("tool_choice", object);
-            kind(&outer)?;
-            let function = outer
-                .object("function")?
-                .ok_or_else(|| outer.missing("function", "an object with `name`"))?;
-            named(&Fields::at(&outer.path("function"), function), tools)
-        }
-        Some(other) => Err(fields.wrong("tool_choice", other, EXPECTED)),
-    }
+/// A function that is chosen by an object.
+fn chosen(outer: &Fields<'_>, tools: &[Tool]) -> Result<ToolChoice, ApiError> {
+    kind(outer)?;
+    let function = outer
+        .object("function")?
+        .ok_or_else(|| outer.missing("function", "an object with `name`"))?;
+    named(&Fields::at(&outer.path("function"), function), tools)
 }

@@ -12,7 +12,8 @@ use serde_json::Value;
 
 use crate::http::error::ApiError;
 use crate::http::fields::{Fields, wrong};
-use crate::text::{Call, Message, Said, ToolResult, Turn};
+use crate::http::tools;
+use crate::text::{Message, Said, ToolResult, Turn};
 
 const ROLES: &str = "one of `system`, `user`, `assistant`, `tool`";
 
@@ -39,7 +40,9 @@ fn message(fields: &Fields<'_>) -> Result<Message, ApiError> {
         Some("system") => Ok(Message::System(Said::new(content(fields)?))),
         Some("user") => Ok(Message::User(Said::new(content(fields)?))),
         Some("assistant") => {
-            let calls = calls(fields)?;
+            let calls = tools::calls(fields, |function| {
+                Ok(function.object("arguments")?.cloned().unwrap_or_default())
+            })?;
             Ok(Message::Assistant(Turn {
                 reasoning: owned(fields, "thinking")?.filter(|text| !text.is_empty()),
                 text: match fields.get("content") {
@@ -92,27 +95,4 @@ fn owned(fields: &Fields<'_>, name: &str) -> Result<Option<String>, ApiError> {
 
 fn content(fields: &Fields<'_>) -> Result<String, ApiError> {
     owned(fields, "content")?.ok_or_else(|| fields.missing("content", "a string"))
-}
-
-/// Calls that the assistant made before.
-fn calls(fields: &Fields<'_>) -> Result<Vec<Call>, ApiError> {
-    let calls = fields.array("tool_calls")?.unwrap_or_default();
-    let mut checked = Vec::with_capacity(calls.len());
-    for (index, call) in calls.iter().enumerate() {
-        let path = format!("{}[{index}]", fields.path("tool_calls"));
-        let Value::Object(object) = call else {
-            return Err(wrong(&path, call, "an object with `function`"));
-        };
-        let outer = Fields::at(&path, object);
-        let function = outer
-            .object("function")?
-            .ok_or_else(|| outer.missing("function", "an object with `name` and `arguments`"))?;
-        let inner = Fields::at(&outer.path("function"), function);
-        checked.push(Call {
-            id: owned(&outer, "id")?,
-            name: owned(&inner, "name")?.ok_or_else(|| inner.missing("name", "a string"))?,
-            arguments: inner.object("arguments")?.cloned().unwrap_or_default(),
-        });
-    }
-    Ok(checked)
 }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::http::error::ApiError;
 use crate::http::fields::{Fields, wrong};
-use crate::http::tools::{named, some, tool};
+use crate::http::tools::{CHOICE_EXPECTED, choice, named, tool};
 use crate::text::{Parallel, Strictness, Tool, ToolChoice, ToolUse};
 
 use super::input::CUSTOM_INPUT;
@@ -88,7 +88,7 @@ pub(super) fn read(fields: &Fields<'_>) -> Result<Tools, ApiError> {
         }
         tools.push(read);
     }
-    let choice = choice(fields, &tools)?;
+    let choice = choice(fields, &tools, chosen)?;
     let parallel = match fields.flag("parallel_tool_calls")? {
         Some(false) => Parallel::One,
         Some(true) | None => Parallel::Any,
@@ -124,32 +124,16 @@ fn custom_tool(fields: &Fields<'_>) -> Result<Tool, ApiError> {
     Ok(read)
 }
 
-fn choice(fields: &Fields<'_>, tools: &[Tool]) -> Result<ToolChoice, ApiError> {
-    const EXPECTED: &str = "`none`, `auto`, `required` or an object that names a function";
-    match fields.get("tool_choice") {
-        None => Ok(ToolChoice::Auto),
-        Some(Value::String(word)) => match word.as_str() {
-            "auto" => Ok(ToolChoice::Auto),
-            "none" => Ok(ToolChoice::None),
-            "required" => some("tool_choice", tools),
-            _ => {
-                let message = format!("`tool_choice` is an unknown text; expected {EXPECTED}");
-                Err(ApiError::field("tool_choice", message))
-            }
-        },
-        Some(Value::Object(object)) => {
-            let choice = Fields::at("tool_choice", object);
-            match choice.text("type")? {
-                Some("function" | "custom") => named(&choice, tools),
-                None => Err(choice.missing("type", "`function`")),
-                Some(_) => {
-                    let message = format!(
-                        "`tool_choice.type` names what this service cannot honour yet; expected {EXPECTED}"
-                    );
-                    Err(ApiError::unsupported("tool_choice.type", message))
-                }
-            }
+/// A tool that is chosen by an object.
+fn chosen(choice: &Fields<'_>, tools: &[Tool]) -> Result<ToolChoice, ApiError> {
+    match choice.text("type")? {
+        Some("function" | "custom") => named(choice, tools),
+        None => Err(choice.missing("type", "`function`")),
+        Some(_) => {
+            let message = format!(
+                "`tool_choice.type` names what this service cannot honour yet; expected {CHOICE_EXPECTED}"
+            );
+            Err(ApiError::unsupported("tool_choice.type", message))
         }
-        Some(other) => Err(fields.wrong("tool_choice", other, EXPECTED)),
     }
 }
